@@ -1,0 +1,1 @@
+"""pagestream: the command line, the local stack and the offline API."""

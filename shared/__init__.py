@@ -1,0 +1,1 @@
+"""The contract between the processes: messages, keys, the bus, settings, errors."""

@@ -1,0 +1,174 @@
+"""The bus as three small protocols, one per role, implemented by `redis_bus` and `memory_bus`.
+
+What holds on every implementation:
+
+- A submitted message is delivered to a scheduler until that scheduler finishes it, whatever dies in between.
+- Plans and results are ordered by their step ids. Writing an id that is not above the last one is refused.
+- Emitting a result and publishing it is one act: what is published is in the log, and a sealed stream publishes nothing.
+- Publishing may lose. A `TokenBatch` that was published can always be read again from the log within its retention.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple, Protocol
+
+from shared.ids import Epoch, GatewayId, StepId, WorkerId
+from shared.messages import (
+    Cancel,
+    Inbound,
+    PoolStatus,
+    StepPlan,
+    StepResult,
+    Submit,
+    TokenBatch,
+    WorkerCapabilities,
+    WorkerStatus,
+)
+
+RESULT_RETENTION = 8192
+"""Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap."""
+
+HEARTBEAT_INTERVAL_S = 0.5
+LIVENESS_TTL_S = 3.0
+"""A heartbeat or lease older than this is gone."""
+
+
+class Delivery(NamedTuple):
+    """One message of the scheduler's inbox with what `finish` needs to end it.
+
+    Attributes:
+        entry: Names the entry to the bus; opaque to others.
+        message: The message, or None if the bytes are none (then `error` says why).
+    """
+
+    entry: str
+    message: Inbound | None
+    error: str = ""
+
+
+class LoggedResult(NamedTuple):
+    """One entry of a result stream; a seal has no result."""
+
+    step: StepId
+    result: StepResult | None
+
+
+class GatewayBus(Protocol):
+    """What a gateway does on the bus. Asynchronous; safe to use from many tasks of one event loop."""
+
+    @property
+    def gateway_id(self) -> GatewayId:
+        """This gateway's name on the bus."""
+
+    async def submit(self, message: Submit, *, max_requests: int) -> None:
+        """Enqueue a request.
+
+        Raises:
+            QueueFullError: `max_requests` requests are already in the pool, waiting or running.
+            BusUnavailableError: Redis does not answer.
+        """
+
+    async def cancel(self, message: Cancel) -> None:
+        """Tell the scheduler that a request is over for us."""
+
+    def feed(self) -> AsyncIterator[TokenBatch]:
+        """The fast copy of our tokens. Never ends; reconnects by itself; may lose messages silently."""
+
+    async def backfill(self, writer: WorkerId, after: StepId) -> tuple[StepId, list[TokenBatch]]:
+        """Our batches in a writer's log above `after`, and the id up to which that log has now been read."""
+
+    async def writers(self) -> list[WorkerId]:
+        """Everyone whose log may hold something for us, the dead included."""
+
+    async def heartbeat(self) -> None:
+        """Say that this gateway lives."""
+
+    async def pool_status(self) -> PoolStatus | None:
+        """The leading scheduler's word, or None while nobody leads."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+
+class SchedulerBus(Protocol):
+    """What a scheduler does on the bus. Asynchronous; one event loop."""
+
+    async def acquire_lease(self) -> Epoch | None:
+        """Become, or remain, leader. None while another one leads."""
+
+    async def resign(self) -> None:
+        """Give the lease up, if it is ours."""
+
+    async def recover(self) -> list[Delivery]:
+        """All that earlier leaders received and did not finish, oldest first."""
+
+    async def receive(self, *, timeout_s: float) -> list[Delivery]:
+        """New messages, oldest first within each stream; empty after the timeout."""
+
+    async def finish(self, entries: Iterable[str]) -> None:
+        """End these messages: they will not be delivered again."""
+
+    async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
+        """Append to a worker's plan stream. The same id again is a retry and does nothing.
+
+        Raises:
+            LeaseLostError: a newer leader has written to this stream.
+        """
+
+    async def read_results(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[LoggedResult]:
+        """Results above `after`, in order; waits for the first of them; empty after the timeout."""
+
+    async def seal(self, worker: WorkerId, epoch: Epoch) -> None:
+        """Declare a worker dead: from now on nothing is added to its streams. Idempotent."""
+
+    async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Write and publish a result under our own writer's id: faults."""
+
+    async def workers(self) -> dict[WorkerId, WorkerStatus]:
+        """The live workers."""
+
+    async def unsealed_writers(self) -> list[WorkerId]:
+        """Writers, dead or alive, whose result stream has no seal."""
+
+    async def live_gateways(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
+        """Those of them that have a heartbeat."""
+
+    async def publish_status(self, status: PoolStatus) -> None:
+        """Tell everybody how the pool is."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+
+class WorkerBus(Protocol):
+    """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
+
+    def register(self) -> WorkerId:
+        """Take a new name, and put it among the writers."""
+
+    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+        """Ask for work."""
+
+    def bye(self, worker: WorkerId) -> None:
+        """Say that no further plan will be executed."""
+
+    def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
+        """Plans above `after`, in order; empty after the timeout.
+
+        Raises:
+            SealedError: the stream has been sealed.
+            BusUnavailableError: Redis does not answer.
+        """
+
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Append to the result stream and publish each batch to its gateway, as one act. The same id again is a retry.
+
+        Raises:
+            SealedError: the stream has been sealed; nothing was published.
+            BusUnavailableError: Redis does not answer.
+        """
+
+    def heartbeat(self, status: WorkerStatus) -> None:
+        """Say that this worker lives, and how far it is."""
+
+    def close(self) -> None:
+        """Release the connections."""

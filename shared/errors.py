@@ -1,0 +1,109 @@
+"""Everything that can go wrong, as one tree.
+
+PagestreamError
+├── RequestError            a person's request is wrong: 4xx, with the field, the value and the remedy
+│   ├── InvalidRequestError     400
+│   ├── AuthenticationError     401
+│   ├── ModelNotFoundError      404
+│   ├── RequestTooLargeError    413
+│   ├── QueueFullError          429, with the seconds after which a retry makes sense
+│   └── ServiceUnavailableError 503
+├── ConfigurationError      a flag, a variable or a file is wrong: the process says which and stops
+│   └── CheckpointError         the model's files cannot be read, or are of a kind that is not served
+└── BusError                a fault between processes
+    ├── BusUnavailableError     Redis does not answer
+    ├── SealedError             this process was declared dead; it must start anew under a new name
+    ├── LeaseLostError          another scheduler leads
+    ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
+    └── MessageError            bytes that are no message of this version
+"""
+
+
+class PagestreamError(Exception):
+    """Any error this product raises on purpose."""
+
+
+class RequestError(PagestreamError):
+    """A request that cannot be served. Knows the HTTP status and the fields of OpenAI's error object."""
+
+    status = 400
+    error_type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class InvalidRequestError(RequestError):
+    """The request's content is wrong."""
+
+
+class AuthenticationError(RequestError):
+    """No API key, or not one of ours."""
+
+    status = 401
+    error_type = "authentication_error"
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+    status = 404
+
+
+class RequestTooLargeError(RequestError):
+    """The body is larger than the gateway reads."""
+
+    status = 413
+
+
+class QueueFullError(RequestError):
+    """As many requests as may wait are waiting."""
+
+    status = 429
+    error_type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, code="queue_full")
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnavailableError(RequestError):
+    """Nobody can serve the request now."""
+
+    status = 503
+    error_type = "server_error"
+
+
+class ConfigurationError(PagestreamError):
+    """A setting is wrong. The message names it, its value and the remedy."""
+
+
+class CheckpointError(ConfigurationError):
+    """A model's files cannot be read, or hold something that is not served."""
+
+
+class BusError(PagestreamError):
+    """A fault between processes."""
+
+
+class BusUnavailableError(BusError):
+    """Redis does not answer."""
+
+
+class SealedError(BusError):
+    """This worker's stream has been sealed: it was declared dead, and its work has moved on."""
+
+
+class LeaseLostError(BusError):
+    """This scheduler no longer leads the pool."""
+
+
+class PlanError(BusError):
+    """A plan that contradicts what the worker holds."""
+
+
+class MessageError(BusError):
+    """Bytes that do not decode as a message of this version."""

@@ -1,0 +1,73 @@
+"""The name of every key, stream and channel. The hash tag keeps a pool on one Cluster slot."""
+
+from dataclasses import dataclass
+
+from shared.ids import GatewayId, WorkerId
+
+GROUP = "sched"
+"""The consumer group of `requests` and `control`; created at id 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """Keys of one pool: one model with one engine configuration."""
+
+    pool: str
+
+    def _key(self, name: str) -> str:
+        return f"{{{self.pool}}}:{name}"
+
+    @property
+    def requests(self) -> str:
+        """Stream of `Submit`. An entry lives until its request's terminal state."""
+        return self._key("req")
+
+    @property
+    def control(self) -> str:
+        """Stream of `Cancel`, `WorkerHello`, `WorkerBye`. An entry lives until it is handled."""
+        return self._key("ctl")
+
+    @property
+    def lead(self) -> str:
+        """The leading scheduler's name, with a TTL: the lease."""
+        return self._key("lead")
+
+    @property
+    def epoch(self) -> str:
+        """The last epoch given out."""
+        return self._key("epoch")
+
+    @property
+    def status(self) -> str:
+        """`PoolStatus`, with a TTL."""
+        return self._key("status")
+
+    @property
+    def writers(self) -> str:
+        """Sorted set of ids whose result streams may hold something unread; score: unix seconds last seen."""
+        return self._key("writers")
+
+    @property
+    def worker_sequence(self) -> str:
+        """Counter behind worker ids."""
+        return self._key("wseq")
+
+    def plans(self, worker: WorkerId) -> str:
+        """Stream of `StepPlan`; ids are step ids; the last may be a seal."""
+        return self._key(f"plan:{worker}")
+
+    def results(self, worker: WorkerId) -> str:
+        """Stream of `StepResult`; ids are those of the plans answered; the last may be a seal."""
+        return self._key(f"res:{worker}")
+
+    def tokens(self, gateway: GatewayId) -> str:
+        """Channel of `TokenBatch`."""
+        return self._key(f"tok:{gateway}")
+
+    def worker(self, worker: WorkerId) -> str:
+        """`WorkerStatus`, with a TTL."""
+        return self._key(f"w:{worker}")
+
+    def gateway(self, gateway: GatewayId) -> str:
+        """A gateway's sign of life, with a TTL."""
+        return self._key(f"g:{gateway}")

@@ -1,0 +1,272 @@
+"""Every message on the bus, and the only codec.
+
+The wire format is MessagePack. Messages of the request path are maps (new fields are added with a default and old
+readers skip them); messages of the step path are arrays of packed integers (new fields are added at the end). The first
+byte of every message is `VERSION`; a reader refuses any other. `tests/shared/golden/` holds the bytes of each message.
+
+Who writes what to whom:
+
+    req          Submit                          gateway -> scheduler
+    ctl          Cancel, WorkerHello, WorkerBye  gateway, worker -> scheduler
+    plan:<wid>   StepPlan                        scheduler -> worker
+    res:<wid>    StepResult                      worker (and the scheduler, for faults) -> scheduler, gateways
+    tok:<gw>     TokenBatch                      the fast copy of a StepResult's part for that gateway
+    w:<wid>      WorkerStatus                    worker -> scheduler
+    status       PoolStatus                      scheduler -> gateways
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from shared.errors import MessageError
+from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
+from shared.sampling import SamplingParams
+
+VERSION: Final = 1
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field="t"):
+    """A gateway asks for a completion.
+
+    Attributes:
+        handle: Of choice 0; choice i has `handle + i`.
+        prompt: u32 token ids, at least one.
+        arrived_ms: Unix time at the gateway, for queue-time metrics and the order of the waiting queue.
+        priority: Lower runs first.
+        cache_salt: Prefixes are shared only between requests of the same salt.
+    """
+
+    request_id: RequestId
+    gateway_id: GatewayId
+    handle: Handle
+    prompt: bytes
+    sampling: SamplingParams
+    arrived_ms: int
+    priority: int = 0
+    cache_salt: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field="t"):
+    """Nobody wants this request's (or this choice's) further tokens.
+
+    Attributes:
+        choice: One choice, or None for all of them.
+        reason: For the log: "disconnect", "stop", "timeout", ...
+    """
+
+    request_id: RequestId
+    reason: str
+    choice: int | None = None
+
+
+class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker can hold and compute. All workers of a pool serve the same model.
+
+    Attributes:
+        max_model_len: Tokens of one sequence at most, prompt and output together.
+        max_num_seqs: Rows of the batch state.
+        max_num_batched_tokens: Tokens of one step at most.
+        max_plans_in_flight: Plans the scheduler may send ahead of results.
+    """
+
+    model: str
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_prefix_caching: bool = True
+    max_plans_in_flight: int = 2
+    device: str = "cpu"
+
+
+class WorkerHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="t"):
+    """A worker is ready: its weights are loaded and its caches allocated."""
+
+    worker_id: WorkerId
+    capabilities: WorkerCapabilities
+
+
+class WorkerBye(msgspec.Struct, frozen=True, kw_only=True, tag="bye", tag_field="t"):
+    """A worker stops on purpose; it executes no further plan."""
+
+    worker_id: WorkerId
+
+
+class Admitted(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence that starts (or starts again) on this worker, in full.
+
+    Attributes:
+        slot: The row it is given. It was free, or is released by the same plan.
+        tokens: u32, prompt and output so far.
+        num_prompt_tokens: How many of `tokens` are prompt; the rest is output already told to the client.
+        num_computed_tokens: Tokens whose keys and values the blocks already hold: a prefix hit or a fork.
+        num_cached_tokens: What the client is told of prefix hits, sent back beside the first output token.
+        blocks: u32, the block table so far.
+    """
+
+    slot: Slot
+    request_id: RequestId
+    choice: int
+    gateway_id: GatewayId
+    handle: Handle
+    tokens: bytes
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    num_cached_tokens: int
+    blocks: bytes
+    sampling: SamplingParams
+
+
+class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+    """One forward pass, as a difference to what the worker holds. The stream id is its step id.
+
+    The worker applies it in this order: released, admitted, appended blocks, block copies, compute.
+    A row that reaches its last known token samples the next one; lengths and last tokens are the worker's.
+
+    Attributes:
+        released: u16 slots that are free from now on.
+        admitted: Sequences new to this worker.
+        appended_slots: u16; row that gets the block at the same place of `appended_blocks`.
+        appended_blocks: u32 block ids.
+        copies: u32 pairs (source block, destination block), done before anything is computed.
+        slots: u16 rows that compute in this step.
+        num_tokens: u32 tokens each of them computes.
+    """
+
+    released: bytes = b""
+    admitted: tuple[Admitted, ...] = ()
+    appended_slots: bytes = b""
+    appended_blocks: bytes = b""
+    copies: bytes = b""
+    slots: bytes = b""
+    num_tokens: bytes = b""
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """The terminal event of a choice that could not be served: an HTTP status and the reason."""
+
+    handle: Handle
+    status: int
+    message: str
+
+
+class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
+    """One gateway's part of one step: parallel arrays with one item per sequence that got tokens.
+
+    Attributes:
+        worker_id: The stream it is written to.
+        step: The step's id.
+        previous: The step before this one, of the same stream, that held something for this gateway.
+        slots: u16; which row of the plan each item answers.
+        handles: u32.
+        indices: u32; place of the item's first token in its choice's output.
+        counts: u8; tokens of the item.
+        finishes: u8 `FinishCode`.
+        tokens: u32; the items' tokens, one after another.
+        cached: u32; `num_cached_tokens` of each item whose index is 0, in order.
+        faults: Choices that end with an error; they are not among the items.
+    """
+
+    gateway_id: GatewayId
+    worker_id: WorkerId
+    step: StepId
+    previous: StepId
+    slots: bytes = b""
+    handles: bytes = b""
+    indices: bytes = b""
+    counts: bytes = b""
+    finishes: bytes = b""
+    tokens: bytes = b""
+    cached: bytes = b""
+    faults: tuple[Fault, ...] = ()
+
+
+class StepResult(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to one plan: the log of committed tokens. Every executed plan has exactly one, even an empty one.
+
+    Attributes:
+        batches: One per gateway that gets something.
+        compute_us: Time from the plan's start to its tokens.
+        num_tokens: Tokens computed.
+    """
+
+    batches: tuple[TokenBatch, ...] = ()
+    compute_us: int = 0
+    num_tokens: int = 0
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's heartbeat. It is alive if this exists, and well if `last_step` moves while plans wait."""
+
+    worker_id: WorkerId
+    capabilities: WorkerCapabilities
+    last_step: StepId
+    num_queued_plans: int = 0
+
+
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the leading scheduler tells everybody twice a second. It is absent while nobody leads.
+
+    Attributes:
+        max_model_len: The least of the live workers'; 0 without workers.
+        stalled_s: Seconds without a result while plans were in flight; 0 when all is well.
+        requests_per_s: Requests finished per second lately, for Retry-After.
+    """
+
+    epoch: int
+    model: str = ""
+    max_model_len: int = 0
+    num_workers: int = 0
+    num_waiting: int = 0
+    num_running: int = 0
+    kv_cache_usage: float = 0.0
+    stalled_s: float = 0.0
+    requests_per_s: float = 0.0
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+
+
+Inbound = Submit | Cancel | WorkerHello | WorkerBye
+"""What a scheduler finds in its inbox: the streams `req` and `ctl`."""
+
+Message = Inbound | StepPlan | StepResult | TokenBatch | WorkerStatus | PoolStatus
+
+_M = TypeVar("_M")
+_encoder = msgspec.msgpack.Encoder()
+_decoders: Final[dict[object, msgspec.msgpack.Decoder[object]]] = {
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (Inbound, StepPlan, StepResult, TokenBatch, WorkerStatus, PoolStatus)
+}
+_PREFIX: Final = bytes([VERSION])
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes, version first."""
+    return _PREFIX + _encoder.encode(message)
+
+
+def decode(data: bytes, kind: type[_M]) -> _M:
+    """Read one message of a known kind.
+
+    Raises:
+        MessageError: another version, or not that kind of message.
+    """
+    if not data or data[0] != VERSION:
+        found = f"version {data[0]}" if data else "nothing"
+        raise MessageError(f"expected a message of version {VERSION}, found {found}")
+    try:
+        return _decoders[kind].decode(memoryview(data)[1:])  # type: ignore[return-value]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MessageError(f"not a {getattr(kind, '__name__', 'message')}: {error}") from error
+
+
+def decode_inbound(data: bytes) -> Inbound:
+    """Read whatever stands in the scheduler's inbox.
+
+    Raises:
+        MessageError: another version, or no such message.
+    """
+    return decode(data, Inbound)  # type: ignore[arg-type]
