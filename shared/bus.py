@@ -4,7 +4,7 @@ What holds on every implementation:
 
 - A submitted message is delivered to a scheduler until that scheduler finishes it, whatever dies in between.
 - Plans and results are ordered by their step ids. Writing an id that is not above the last one is refused.
-- Emitting a result and publishing it is one act: what is published is in the log, and a sealed stream publishes nothing.
+- Emitting a result and publishing it is one act: what is published is in the log; a sealed stream publishes nothing.
 - Publishing may lose. A `TokenBatch` that was published can always be read again from the log within its retention.
 """
 
