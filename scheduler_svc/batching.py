@@ -1,0 +1,192 @@
+"""Fills one step: who computes how many tokens, within one token budget.
+
+Sequences that want one token come first, so that nobody's stream waits for another's prompt; then prompts, in chunks
+of what is left (Sarathi-Serve, Agrawal et al. 2024); then newcomers. When blocks run out the youngest sequence that is
+not yet in the step is preempted: it is released, and later admitted afresh with its output so far.
+"""
+
+from collections.abc import Callable
+from itertools import chain
+
+from scheduler_svc.sequence import Phase, Sequence
+from scheduler_svc.waiting_queue import WaitingQueue
+from scheduler_svc.worker import PlanRecord, Worker
+from shared.ids import BlockId, Slot, WorkerId
+from shared.messages import Admitted, StepPlan
+from shared.packing import pack_u16, pack_u32
+
+
+class Batch:
+    """One step of one worker in the making.
+
+    Invariants: the tokens of all rows are within the budget; no sequence has two rows.
+
+    Attributes:
+        budget: Tokens that may still be added.
+        preempted: Sequences released to make room; they wait again.
+        is_short_of_blocks: Somebody got no row for want of blocks.
+        num_prompt_tokens: Of sequences admitted for the first time.
+        num_cached_tokens: Those of them found in the prefix cache.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.budget = worker.capabilities.max_num_batched_tokens
+        self.preempted: list[Sequence] = []
+        self.is_short_of_blocks = False
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self._released = worker.take_released()
+        self._rows: dict[int, tuple[Sequence, bool]] = {}
+        self._num_tokens: list[int] = []
+        self._newcomers: dict[Slot, tuple[Sequence, int]] = {}
+        self._appended_slots: list[int] = []
+        self._appended_blocks: list[int] = []
+        self._copies: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a plan of this batch would tell the worker nothing."""
+        return not self._rows and not self._released
+
+    def has_row(self, sequence: Sequence) -> bool:
+        """Whether a running sequence computes something in this step."""
+        return sequence.slot in self._rows
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        """Let a running sequence compute `num_tokens`, for which there are blocks."""
+        slot = sequence.slot
+        assert not self.has_row(sequence)
+        assert num_tokens <= self.budget
+        appended = self.worker.grow(sequence, num_tokens)
+        if appended and slot not in self._newcomers:
+            self._appended_slots.extend([slot] * len(appended))
+            self._appended_blocks.extend(appended)
+        self._rows[slot] = (sequence, sequence.schedule(num_tokens))
+        self._num_tokens.append(num_tokens)
+        self.budget -= num_tokens
+
+    def admit(self, sequence: Sequence, num_tokens: int) -> None:
+        """Let a sequence that was just placed compute its first tokens in this step."""
+        self._newcomers[sequence.slot] = (sequence, sequence.num_computed_tokens)
+        self.add(sequence, num_tokens)
+
+    def copy(self, source: BlockId, destination: BlockId) -> None:
+        """Copy a block before the step computes anything."""
+        self._copies += (source, destination)
+
+    def preempt(self, victim: Sequence) -> None:
+        """Release a running sequence that has no row."""
+        assert not self.has_row(victim)
+        self.worker.displace(victim, Phase.WAITING)
+        self.preempted.append(victim)
+        # Told in this very plan, so that its slot can be given to nobody who is admitted before the release.
+        self._released += self.worker.take_released()
+
+    def youngest_without_row(self) -> Sequence | None:
+        """The last arrived sequence that wants tokens and has no row."""
+        for sequence in reversed(self.worker.running):
+            if not self.has_row(sequence) and sequence.num_wanted_tokens:
+                return sequence
+        return None
+
+    def record(self, *, now_s: float) -> PlanRecord:
+        """What is to be remembered until the result comes. Publishes the blocks that the step fills."""
+        for sequence, _ in self._rows.values():
+            self.worker.publish(sequence)
+        return PlanRecord(self._rows, now_s)
+
+    def plan(self) -> StepPlan:
+        """The message."""
+        return StepPlan(
+            released=pack_u16(self._released),
+            admitted=tuple(_admitted(sequence, computed) for sequence, computed in self._newcomers.values()),
+            appended_slots=pack_u16(self._appended_slots),
+            appended_blocks=pack_u32(self._appended_blocks),
+            copies=pack_u32(self._copies),
+            slots=pack_u16(self._rows),
+            num_tokens=pack_u32(self._num_tokens),
+        )
+
+
+def _admitted(sequence: Sequence, num_computed_tokens: int) -> Admitted:
+    return Admitted(
+        slot=sequence.slot,
+        request_id=sequence.request_id,
+        choice=sequence.choice,
+        gateway_id=sequence.gateway_id,
+        handle=sequence.handle,
+        tokens=pack_u32(sequence.tokens),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_computed_tokens=num_computed_tokens,
+        num_cached_tokens=sequence.num_cached_tokens,
+        blocks=pack_u32(sequence.block_table),
+        sampling=sequence.sampling,
+    )
+
+
+def fork_choices(batch: Batch, parent: Sequence, children: list[Sequence]) -> None:
+    """Let choices branch off a parent whose prompt earlier plans compute. Those that do not fit try again later."""
+    worker = batch.worker
+    if parent.worker_id != worker.worker_id or not parent.is_prompt_shareable:
+        return
+    for child in children:
+        if not batch.budget or not worker.can_fork():
+            return
+        copy = worker.fork(parent, child)
+        if copy:
+            batch.copy(*copy)
+        batch.admit(child, 1)
+
+
+def schedule_running(batch: Batch) -> None:
+    """Give rows to running sequences: decodes first, then chunks of prompts, each oldest first."""
+    decodes: list[Sequence] = []
+    prompts: list[Sequence] = []
+    for sequence in batch.worker.running:
+        num_wanted_tokens = sequence.num_wanted_tokens
+        if num_wanted_tokens:
+            (decodes if num_wanted_tokens == 1 else prompts).append(sequence)
+    for sequence in chain(decodes, prompts):
+        if not batch.budget:
+            return
+        if sequence.phase is Phase.RUNNING and not batch.has_row(sequence):
+            num_tokens = _make_room(batch, sequence, min(sequence.num_wanted_tokens, batch.budget))
+            if num_tokens:
+                batch.add(sequence, num_tokens)
+
+
+def _make_room(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
+    """How many of `num_tokens` find blocks, after preempting younger sequences if none would."""
+    while (num_fitting := batch.worker.num_tokens_that_fit(sequence)) < 1:
+        victim = batch.youngest_without_row()
+        if victim is None or victim is sequence:
+            # Everybody younger has a row or is gone. Older ones will end, and nobody is admitted meanwhile.
+            batch.is_short_of_blocks = True
+            return 0
+        batch.preempt(victim)
+    return min(num_tokens, num_fitting)
+
+
+def admit_waiting(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequence], WorkerId | None]) -> None:
+    """Admit newcomers in order, as long as tokens and blocks last and nobody had to give way."""
+    if batch.preempted or batch.is_short_of_blocks:
+        return
+    worker = batch.worker
+    admitted: list[Sequence] = []
+    for sequence in waiting:
+        if not batch.budget or not worker.has_free_slot or sequence.num_plans_in_flight:
+            break
+        chosen = choose(sequence)
+        if chosen is None:
+            break
+        if chosen == worker.worker_id:
+            is_new = not sequence.was_admitted
+            worker.place(sequence, worker.match_prefix(sequence))
+            if is_new:
+                batch.num_prompt_tokens += sequence.num_prompt_tokens
+                batch.num_cached_tokens += sequence.num_cached_tokens
+            admitted.append(sequence)
+            batch.admit(sequence, min(sequence.num_wanted_tokens, batch.budget))
+    for sequence in admitted:
+        waiting.remove(sequence)

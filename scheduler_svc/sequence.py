@@ -1,0 +1,150 @@
+"""The mutable life of one choice of one request, as the scheduler sees it."""
+
+from array import array
+from enum import Enum
+
+from scheduler_svc.prefix_cache import BlockHash, chain_hash, root_hash
+from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, WorkerId
+from shared.messages import Submit
+from shared.packing import pack_u32, unpack_u32
+
+
+class Phase(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"
+    """In the waiting queue."""
+    FORKING = "forking"
+    """Waits for choice 0 to have computed the prompt that they share."""
+    RUNNING = "running"
+    """Holds a slot and blocks of one worker."""
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Tokens known, tokens computed, and what is held at a worker.
+
+    There is no prefill and no decode: a sequence has tokens whose keys and values are computed (`num_computed_tokens`)
+    and tokens that could be, and the scheduler closes the gap. Both counts include the plans in flight: a plan that
+    reaches the last token adds one more, not known yet (`num_sampling`).
+
+        tokens   [ prompt ............ | output ...... ]( in flight )
+                 [ num_computed_tokens ........ [ num_wanted_tokens )
+        blocks   [ b0 ][ b1 ][ b2 ][ b3 ][ b4 ]
+
+    Invariants, checked by `check`:
+        - 0 <= num_computed_tokens <= num_tokens + num_sampling;
+        - the block table covers exactly the computed tokens: ceil(num_computed_tokens / block_size) blocks;
+        - a sequence holds a slot and blocks if and only if it runs.
+    """
+
+    __slots__ = (
+        "_block_hashes", "_max_output_tokens", "_salt", "block_table", "choice", "gateway_id", "handle",
+        "num_cached_tokens", "num_computed_tokens", "num_plans_in_flight", "num_prompt_tokens", "num_published_blocks",
+        "num_sampling", "order", "phase", "request_id", "sampling", "slot", "tokens", "was_admitted", "worker_id",
+    )  # fmt: skip
+
+    def __init__(self, submit: Submit, choice: int, *, order: int, output: tuple[int, ...] = ()) -> None:
+        self.request_id: RequestId = submit.request_id
+        self.gateway_id: GatewayId = submit.gateway_id
+        self.handle = Handle(submit.handle + choice)
+        self.choice = choice
+        self.sampling = submit.sampling
+        self.order = (submit.priority, submit.arrived_ms, order)
+        self.phase = Phase.WAITING
+
+        self.tokens: array[int] = unpack_u32(submit.prompt)
+        self.num_prompt_tokens = len(self.tokens)
+        self.tokens.extend(output)
+        self._max_output_tokens = submit.sampling.max_tokens
+        self._salt = submit.cache_salt
+        self._block_hashes: list[BlockHash] = []
+
+        self.worker_id: WorkerId | None = None
+        self.slot = Slot(0)
+        self.block_table: list[BlockId] = []
+        self.num_computed_tokens = 0
+        self.num_sampling = 0
+        self.num_plans_in_flight = 0
+        self.num_published_blocks = 0
+        self.num_cached_tokens = 0
+        self.was_admitted = bool(output)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known: the prompt and the committed output."""
+        return len(self.tokens)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Committed output tokens."""
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the one terminal event has happened."""
+        return self.phase is Phase.FINISHED
+
+    @property
+    def num_wanted_tokens(self) -> int:
+        """Tokens that the next plan could compute; 0 once all output that may be sampled is under way."""
+        if self.num_output_tokens + self.num_sampling >= self._max_output_tokens:
+            return 0
+        return len(self.tokens) + self.num_sampling - self.num_computed_tokens
+
+    @property
+    def is_prompt_shareable(self) -> bool:
+        """Whether all of the prompt that a fork shares (all but its last token) is computed or in flight."""
+        return self.phase is Phase.RUNNING and self.num_computed_tokens >= self.num_prompt_tokens - 1
+
+    def bound_output(self, max_model_len: int) -> None:
+        """Let the output end where the worker's context does."""
+        self._max_output_tokens = min(self.sampling.max_tokens, max_model_len - self.num_prompt_tokens)
+
+    def block_hashes(self, num_blocks: int, block_size: int) -> list[BlockHash]:
+        """The chain of the first `num_blocks` full blocks of known tokens."""
+        hashes = self._block_hashes
+        while len(hashes) < num_blocks:
+            start = len(hashes) * block_size
+            parent = hashes[-1] if hashes else root_hash(self._salt)
+            hashes.append(chain_hash(parent, pack_u32(self.tokens[start : start + block_size])))
+        return hashes[:num_blocks]
+
+    def place(
+        self, worker_id: WorkerId, slot: Slot, *, blocks: list[BlockId], num_computed_tokens: int, num_published: int
+    ) -> None:
+        """Start (or start again) on a worker, with what its cache already holds."""
+        assert self.phase is not Phase.RUNNING
+        assert self.num_plans_in_flight == 0
+        self.phase = Phase.RUNNING
+        self.worker_id = worker_id
+        self.slot = slot
+        self.block_table = blocks
+        self.num_computed_tokens = num_computed_tokens
+        self.num_published_blocks = num_published
+        self.num_sampling = 0
+
+    def displace(self, phase: Phase) -> None:
+        """Hold nothing any more. Its results in flight still count."""
+        self.phase = phase
+        self.block_table = []
+        self.num_computed_tokens = 0
+        self.num_published_blocks = 0
+        self.num_sampling = 0
+
+    def schedule(self, num_tokens: int) -> bool:
+        """Count tokens as computed by a plan that is about to be sent; say whether it samples."""
+        self.num_computed_tokens += num_tokens
+        self.num_plans_in_flight += 1
+        if self.num_computed_tokens < len(self.tokens) + self.num_sampling:
+            return False
+        self.num_sampling += 1
+        return True
+
+    def check(self, block_size: int) -> None:
+        """Assert the invariants."""
+        assert 0 <= self.num_computed_tokens <= self.num_tokens + self.num_sampling
+        assert len(self.block_table) == -(-self.num_computed_tokens // block_size)
+        assert (self.phase is Phase.RUNNING) or not self.block_table
+        assert self.num_sampling <= self.num_plans_in_flight
+        assert self.num_published_blocks * block_size <= self.num_computed_tokens

@@ -1,0 +1,182 @@
+"""A scheduler core with fake workers, one event at a time: no bus, no clock, any interleaving."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from gpu_worker.delivery import DeliveryBook
+from gpu_worker.fake_runner import FakeRunner, fake_token
+from scheduler_svc.scheduler import Scheduler
+from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.messages import Cancel, StepPlan, StepResult, Submit, WorkerCapabilities
+from shared.packing import pack_u32, unpack_u32
+from shared.sampling import FinishCode, SamplingParams
+
+VOCAB_SIZE = 32_000
+GATEWAY = GatewayId("g1")
+STOP = 2
+
+
+def length_of(request_id: RequestId, choice: int) -> int:
+    """Where a request with stop tokens stops by itself."""
+    return 1 + (sum(request_id.encode()) + choice) % 7
+
+
+def capabilities(**changes) -> WorkerCapabilities:
+    settings = {
+        "model": "fake",
+        "block_size": 4,
+        "num_blocks": 24,
+        "max_model_len": 64,
+        "max_num_seqs": 6,
+        "max_num_batched_tokens": 16,
+    }
+    return WorkerCapabilities(**settings | changes)
+
+
+@dataclass
+class SimulatedWorker:
+    runner: FakeRunner
+    book: DeliveryBook
+    plans: deque[tuple[StepId, StepPlan]] = field(default_factory=deque)
+    results: deque[tuple[StepId, StepResult]] = field(default_factory=deque)
+
+
+class SimulatedPool:
+    def __init__(self, **worker_changes) -> None:
+        self.core = Scheduler(Epoch(1))
+        self.capabilities = capabilities(**worker_changes)
+        self.workers: dict[WorkerId, SimulatedWorker] = {}
+        self.submitted: dict[RequestId, Submit] = {}
+        self.cancelled: set[tuple[RequestId, int]] = set()
+        self.outputs: dict[tuple[RequestId, int], list[int]] = {}
+        self.cached: dict[tuple[RequestId, int], int] = {}
+        self.finishes: dict[tuple[RequestId, int], FinishCode] = {}
+        self.faults: dict[int, str] = {}
+        self.finished: list[str] = []
+        self.num_computed = 0
+        self._choices: dict[int, tuple[RequestId, int]] = {}
+        self._num_workers = 0
+
+    def add_worker(self) -> WorkerId:
+        self._num_workers += 1
+        worker_id = WorkerId(f"w{self._num_workers}")
+        runner = FakeRunner(self.capabilities, length=length_of, vocab_size=VOCAB_SIZE)
+        self.workers[worker_id] = SimulatedWorker(runner, DeliveryBook(worker_id))
+        self.core.add_worker(worker_id, self.capabilities)
+        return worker_id
+
+    def submit(self, prompt: list[int], *, n: int = 1, max_tokens: int = 8, stops: bool = False, salt="") -> RequestId:
+        request_id = RequestId(f"r{len(self.submitted)}")
+        handle = Handle(sum(submit.sampling.n for submit in self.submitted.values()))
+        self._choices |= {handle + choice: (request_id, choice) for choice in range(n)}
+        sampling = SamplingParams(max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else ())
+        submit = Submit(
+            request_id=request_id, gateway_id=GATEWAY, handle=handle, prompt=pack_u32(prompt), sampling=sampling,
+            arrived_ms=len(self.submitted), cache_salt=salt,
+        )  # fmt: skip
+        self.submitted[request_id] = submit
+        self.core.submit(submit, entry=request_id)
+        self._collect()
+        return request_id
+
+    def cancel(self, request_id: RequestId, choice: int | None = None) -> None:
+        for index in range(self.submitted[request_id].sampling.n):
+            if choice in {None, index}:
+                self.cancelled.add((request_id, index))
+        self.core.cancel(Cancel(request_id=request_id, choice=choice, reason="test"))
+        self._collect()
+
+    def plan(self, worker_id: WorkerId) -> bool:
+        planned = self.core.next_plan(worker_id, now_s=0.0)
+        if planned:
+            self.workers[worker_id].plans.append(planned)
+        return planned is not None
+
+    def execute(self, worker_id: WorkerId) -> bool:
+        worker = self.workers[worker_id]
+        if not worker.plans:
+            return False
+        step, plan = worker.plans.popleft()
+        worker.book.apply(plan)
+        output = worker.runner.step(plan)
+        self.num_computed += output.num_tokens
+        worker.results.append((step, worker.book.result(step, output, compute_us=1)))
+        return True
+
+    def deliver(self, worker_id: WorkerId) -> bool:
+        worker = self.workers[worker_id]
+        if not worker.results:
+            return False
+        step, result = worker.results.popleft()
+        self._receive(result)
+        self.core.complete(worker_id, step, result)
+        self._collect()
+        return True
+
+    def kill(self, worker_id: WorkerId) -> None:
+        """What was executed is in the sealed log; what was only planned is not."""
+        while self.deliver(worker_id):
+            pass
+        self.core.remove_worker(worker_id)
+        del self.workers[worker_id]
+
+    def run(self) -> None:
+        moved = True
+        while moved:
+            moved = False
+            for worker_id in list(self.workers):
+                while self.plan(worker_id):
+                    moved = True
+                moved |= self.execute(worker_id)
+                moved |= self.deliver(worker_id)
+
+    def output(self, request_id: RequestId, choice: int = 0) -> list[int]:
+        return self.outputs.get((request_id, choice), [])
+
+    def expected(self, request_id: RequestId, choice: int = 0) -> list[int]:
+        submit = self.submitted[request_id]
+        room = self.capabilities.max_model_len - len(submit.prompt) // 4
+        count = min(submit.sampling.max_tokens, room)
+        tokens = [fake_token(request_id, choice, index, VOCAB_SIZE) for index in range(count)]
+        stop_at = length_of(request_id, choice)
+        if submit.sampling.stop_token_ids and stop_at <= count:
+            return [*tokens[: stop_at - 1], STOP]
+        return tokens
+
+    def check_all_done(self) -> None:
+        """Every request ended once, with the right tokens, and nothing is left anywhere."""
+        self.core.check()
+        assert sorted(self.finished) == sorted(self.submitted)
+        for handle, key in self._choices.items():
+            told = self.output(*key)
+            if key in self.cancelled or handle in self.faults:
+                assert told == self.expected(*key)[: len(told)]
+            else:
+                assert told == self.expected(*key), key
+                assert key in self.finishes
+        assert self.core.num_requests == 0
+        assert len(self.core.waiting) == 0
+        for worker in self.core.workers.values():
+            assert worker.pool.num_free == worker.pool.num_blocks
+            assert not worker.in_flight
+
+    def _receive(self, result: StepResult) -> None:
+        for batch in result.batches:
+            tokens = iter(unpack_u32(batch.tokens))
+            cached = iter(unpack_u32(batch.cached))
+            items = zip(unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True)
+            for handle, index, count, finish in items:
+                key = self._choices[handle]
+                told = self.outputs.setdefault(key, [])
+                assert index == len(told), f"{key} got index {index} after {len(told)} tokens"
+                assert key not in self.finishes, f"{key} got tokens after its end"
+                told += [next(tokens) for _ in range(count)]
+                if index == 0:
+                    self.cached[key] = next(cached)
+                if finish != FinishCode.RUNNING:
+                    self.finishes[key] = FinishCode(finish)
+
+    def _collect(self) -> None:
+        outcomes = self.core.take_outcomes()
+        self.finished += outcomes.finished
+        self.faults |= {fault.handle: fault.message for _, fault in outcomes.faults}

@@ -1,0 +1,246 @@
+import pytest
+
+from shared.sampling import FinishCode
+from tests.scheduler_svc.simulated_pool import SimulatedPool
+
+
+def test_a_request_gets_its_tokens_and_leaves_nothing_behind():
+    pool = SimulatedPool()
+    pool.add_worker()
+    request = pool.submit([10, 11, 12], max_tokens=5)
+    pool.run()
+    assert len(pool.output(request)) == 5
+    assert pool.finishes[request, 0] is FinishCode.LENGTH
+    pool.check_all_done()
+
+
+def test_a_stop_token_ends_a_sequence_although_a_plan_in_flight_still_names_it():
+    pool = SimulatedPool()
+    worker = pool.add_worker()
+    request = pool.submit([10, 11, 12], max_tokens=20, stops=True)
+    while (request, 0) not in pool.finishes:
+        while pool.plan(worker):
+            pass
+        pool.execute(worker)
+        pool.deliver(worker)
+    assert len(pool.core.workers[worker].in_flight) == 1
+    pool.run()
+    pool.check_all_done()
+
+
+def test_requests_without_a_worker_wait_for_one():
+    pool = SimulatedPool()
+    request = pool.submit([10, 11])
+    assert len(pool.core.waiting) == 1
+    pool.add_worker()
+    pool.run()
+    assert pool.output(request) == pool.expected(request)
+    pool.check_all_done()
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decodes():
+    pool = SimulatedPool(max_num_batched_tokens=8)
+    worker = pool.add_worker()
+    short = pool.submit([1, 2], max_tokens=20)
+    pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    long = pool.submit(list(range(100, 130)), max_tokens=2)
+    told_before = len(pool.output(short))
+    while not pool.output(long):
+        while pool.plan(worker):
+            pass
+        pool.execute(worker), pool.deliver(worker)
+    assert len(pool.output(short)) - told_before >= 4, "decoding went on while the prompt was computed"
+    pool.run()
+    pool.check_all_done()
+
+
+def test_a_shared_prefix_is_computed_once():
+    pool = SimulatedPool(max_model_len=64, num_blocks=64)
+    pool.add_worker()
+    prefix = list(range(100, 132))
+    pool.submit([*prefix, 1, 2], max_tokens=2)
+    pool.run()
+    computed = pool.num_computed
+    second = pool.submit([*prefix, 3, 4, 5], max_tokens=2)
+    pool.run()
+    assert pool.cached[second, 0] == 32
+    assert pool.num_computed - computed == 3 + 1
+    pool.check_all_done()
+
+
+def test_a_prompt_that_is_cached_whole_still_computes_its_last_token():
+    pool = SimulatedPool()
+    pool.add_worker()
+    prompt = list(range(100, 108))
+    pool.submit(prompt, max_tokens=1)
+    pool.run()
+    again = pool.submit(prompt, max_tokens=1)
+    pool.run()
+    assert pool.cached[again, 0] == 4
+    pool.check_all_done()
+
+
+def test_another_salt_hits_nothing():
+    pool = SimulatedPool()
+    pool.add_worker()
+    prompt = list(range(100, 112))
+    pool.submit(prompt, salt="alice")
+    pool.run()
+    other = pool.submit(prompt, salt="bob")
+    pool.run()
+    assert pool.cached[other, 0] == 0
+
+
+def test_without_prefix_caching_nothing_is_cached():
+    pool = SimulatedPool(enable_prefix_caching=False)
+    worker = pool.add_worker()
+    prompt = list(range(100, 112))
+    for _ in range(2):
+        request = pool.submit(prompt)
+        pool.run()
+    assert pool.cached[request, 0] == 0
+    assert len(pool.core.workers[worker].prefix_cache) == 0
+    pool.check_all_done()
+
+
+@pytest.mark.parametrize("prompt_tokens", [1, 2, 4, 5, 9, 13])
+@pytest.mark.parametrize("caching", [True, False])
+def test_choices_branch_off_one_computed_prompt(prompt_tokens, caching):
+    pool = SimulatedPool(enable_prefix_caching=caching, num_blocks=64)
+    pool.add_worker()
+    pool.submit(list(range(100, 100 + prompt_tokens)), n=4, max_tokens=6)
+    pool.run()
+    # The prompt once, its last token again for each of 3 forks, and 5 further tokens for each of 4 choices.
+    assert pool.num_computed == prompt_tokens + 3 + 4 * 5
+    pool.check_all_done()
+
+
+def test_choices_whose_first_one_ends_at_once_still_run():
+    pool = SimulatedPool()
+    pool.add_worker()
+    request = pool.submit([5, 6, 7, 8, 9], n=3, max_tokens=1)
+    pool.run()
+    assert all(pool.output(request, choice) for choice in range(3))
+    pool.check_all_done()
+
+
+def test_when_blocks_run_out_the_youngest_gives_way_and_loses_no_token():
+    pool = SimulatedPool(num_blocks=12, max_model_len=40, max_num_batched_tokens=32)
+    pool.add_worker()
+    requests = [pool.submit([index, 1, 2, 3, 4, 5], max_tokens=20) for index in range(5)]
+    pool.run()
+    assert pool.core.num_preemptions > 0
+    assert all(pool.output(request) == pool.expected(request) for request in requests)
+    pool.check_all_done()
+
+
+def test_the_step_budget_is_never_exceeded_by_many_decodes():
+    pool = SimulatedPool(max_num_batched_tokens=4, max_num_seqs=6)
+    pool.add_worker()
+    for index in range(6):
+        pool.submit([index, 1, 2], max_tokens=4)
+    pool.run()
+    pool.check_all_done()
+
+
+def test_a_cancelled_request_frees_everything_at_once():
+    pool = SimulatedPool()
+    worker = pool.add_worker()
+    request = pool.submit(list(range(100, 120)), max_tokens=30, n=2)
+    for _ in range(4):
+        pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    pool.cancel(request)
+    assert pool.core.workers[worker].pool.num_free == pool.core.workers[worker].pool.num_blocks
+    pool.run()
+    pool.check_all_done()
+
+
+def test_one_cancelled_choice_does_not_end_the_others():
+    pool = SimulatedPool()
+    pool.add_worker()
+    request = pool.submit([1, 2, 3, 4, 5], max_tokens=6, n=3)
+    pool.cancel(request, choice=0)
+    pool.run()
+    assert [len(pool.output(request, choice)) for choice in range(3)] == [0, 6, 6]
+    pool.check_all_done()
+
+
+def test_sequences_of_a_dead_worker_go_on_elsewhere_with_exactly_their_tokens():
+    pool = SimulatedPool()
+    first, second = pool.add_worker(), pool.add_worker()
+    requests = [pool.submit([index, 1, 2, 3], max_tokens=12, n=1 + index % 2) for index in range(4)]
+    for _ in range(5):
+        for worker in (first, second):
+            while pool.plan(worker):
+                pass
+            pool.execute(worker)
+    assert pool.core.workers[first].running
+    pool.kill(first)
+    pool.run()
+    assert all(pool.output(request) == pool.expected(request) for request in requests)
+    pool.check_all_done()
+
+
+def test_a_prefix_draws_a_request_to_the_worker_that_holds_it():
+    pool = SimulatedPool(num_blocks=64)
+    pool.add_worker(), pool.add_worker()
+    prefix = list(range(100, 140))
+    pool.submit([*prefix, 1], max_tokens=1)
+    pool.run()
+    for index in range(3):
+        request = pool.submit([*prefix, 2, index], max_tokens=1)
+        pool.run()
+        assert pool.cached[request, 0] == 40
+    pool.check_all_done()
+
+
+def test_new_requests_spread_over_workers():
+    pool = SimulatedPool()
+    workers = [pool.add_worker(), pool.add_worker()]
+    for index in range(4):
+        pool.submit([index, 1, 2], max_tokens=10)
+    for worker in workers * 2:
+        pool.plan(worker)
+    assert [len(pool.core.workers[worker].running) for worker in workers] == [2, 2]
+
+
+def test_a_prompt_that_no_context_holds_is_refused_and_harms_nobody():
+    pool = SimulatedPool(max_model_len=16)
+    pool.add_worker()
+    good = pool.submit([1, 2, 3], max_tokens=3)
+    too_long = pool.submit(list(range(16)), max_tokens=3)
+    pool.run()
+    (message,) = pool.faults.values()
+    assert "16 tokens" in message
+    assert pool.output(too_long) == []
+    assert pool.output(good) == pool.expected(good)
+    pool.check_all_done()
+
+
+def test_a_refusal_waits_for_the_first_worker_to_say_how_much_it_holds():
+    pool = SimulatedPool(max_model_len=16)
+    pool.submit(list(range(20)))
+    assert not pool.faults
+    pool.add_worker()
+    pool._collect()
+    assert pool.faults
+    pool.check_all_done()
+
+
+def test_output_ends_where_the_context_ends():
+    pool = SimulatedPool(max_model_len=16)
+    pool.add_worker()
+    request = pool.submit(list(range(10)), max_tokens=100)
+    pool.run()
+    assert len(pool.output(request)) == 6
+    pool.check_all_done()
+
+
+def test_the_same_request_submitted_twice_runs_once():
+    pool = SimulatedPool()
+    pool.add_worker()
+    request = pool.submit([1, 2, 3], max_tokens=3)
+    pool.core.submit(pool.submitted[request], entry="again")
+    assert pool.core.take_outcomes().finished == ["again"]
+    pool.run()
+    pool.check_all_done()

@@ -1,0 +1,97 @@
+"""The core through any interleaving of events, with workers that check every plan and tokens that show every mistake."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.scheduler_svc.simulated_pool import SimulatedPool
+
+PREFIXES = [[], list(range(100, 108)), list(range(100, 113)), list(range(200, 204))]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        num_blocks=st.integers(8, 30),
+        budget=st.integers(4, 24),
+        max_num_seqs=st.integers(1, 6),
+        caching=st.booleans(),
+        depth=st.integers(1, 3),
+    )
+    def start(self, num_blocks, budget, max_num_seqs, caching, depth):
+        self.pool = SimulatedPool(
+            num_blocks=num_blocks,
+            max_model_len=num_blocks * 4,
+            max_num_batched_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=caching,
+            max_plans_in_flight=depth,
+        )
+        self.pool.add_worker()
+
+    @rule(
+        prefix=st.sampled_from(PREFIXES),
+        rest=st.lists(st.integers(0, 3), min_size=1, max_size=8),
+        n=st.integers(1, 4),
+        max_tokens=st.integers(1, 24),
+        stops=st.booleans(),
+    )
+    def submit(self, prefix, rest, n, max_tokens, stops):
+        self.pool.submit([*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops)
+
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def plan(self, data, count):
+        worker = self._any_worker(data)
+        for _ in range(count):
+            self.pool.plan(worker)
+
+    @rule(data=st.data())
+    def execute(self, data):
+        self.pool.execute(self._any_worker(data))
+
+    @rule(data=st.data())
+    def deliver(self, data):
+        self.pool.deliver(self._any_worker(data))
+
+    @rule(data=st.data(), steps=st.integers(1, 6))
+    def go_on(self, data, steps):
+        worker = self._any_worker(data)
+        for _ in range(steps):
+            self.pool.plan(worker)
+            self.pool.execute(worker)
+            self.pool.deliver(worker)
+
+    @precondition(lambda self: self.pool.submitted)
+    @rule(data=st.data())
+    def cancel(self, data):
+        request = data.draw(st.sampled_from(sorted(self.pool.submitted)))
+        choices = [None, *range(self.pool.submitted[request].sampling.n)]
+        self.pool.cancel(request, data.draw(st.sampled_from(choices)))
+
+    @precondition(lambda self: len(self.pool.workers) < 3)
+    @rule()
+    def add_worker(self):
+        self.pool.add_worker()
+
+    @precondition(lambda self: len(self.pool.workers) > 1)
+    @rule(data=st.data())
+    def kill_worker(self, data):
+        self.pool.kill(self._any_worker(data))
+
+    @invariant()
+    def invariants_hold(self):
+        if hasattr(self, "pool"):
+            self.pool.core.check()
+
+    def teardown(self):
+        if hasattr(self, "pool"):
+            self.pool.run()
+            self.pool.check_all_done()
+
+    def _any_worker(self, data):
+        return data.draw(st.sampled_from(sorted(self.pool.workers)))
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
