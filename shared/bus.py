@@ -27,6 +27,12 @@ from shared.messages import (
 RESULT_RETENTION = 8192
 """Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap."""
 
+PLAN_RETENTION = 256
+"""Plans kept per worker, at least: far more than may be unanswered, so that trimming never takes one away unread."""
+
+SEALED_TTL_S = 900
+"""How long the streams of a sealed writer can still be read."""
+
 HEARTBEAT_INTERVAL_S = 0.5
 LIVENESS_TTL_S = 3.0
 """A heartbeat or lease older than this is gone."""
@@ -126,8 +132,8 @@ class SchedulerBus(Protocol):
     async def workers(self) -> dict[WorkerId, WorkerStatus]:
         """The live workers."""
 
-    async def unsealed_writers(self) -> list[WorkerId]:
-        """Writers, dead or alive, whose result stream has no seal."""
+    async def writers(self) -> list[WorkerId]:
+        """Everyone, dead or alive, whose result stream still exists."""
 
     async def live_gateways(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
         """Those of them that have a heartbeat."""

@@ -244,3 +244,22 @@ def test_the_same_request_submitted_twice_runs_once():
     assert pool.core.take_outcomes().finished == ["again"]
     pool.run()
     pool.check_all_done()
+
+
+def test_a_preempted_sequence_waits_for_its_results_in_flight():
+    pool = SimulatedPool(num_blocks=6, max_model_len=24, max_num_batched_tokens=16, max_plans_in_flight=3)
+    worker = pool.add_worker()
+    old = pool.submit([1, 2, 3, 4, 5, 6, 7], max_tokens=12)
+    young = pool.submit([11, 12, 13, 14, 15, 16, 17], max_tokens=12)
+    while not pool.core.num_preemptions:
+        if not pool.plan(worker):
+            pool.execute(worker), pool.deliver(worker)
+    (waiting,) = pool.core.waiting
+    assert waiting.num_plans_in_flight
+    pool.cancel(old)
+    pool.execute(worker), pool.deliver(worker)
+    pool.plan(worker)
+    assert list(pool.core.waiting) == [waiting]
+    pool.run()
+    assert pool.output(young) == pool.expected(young)
+    pool.check_all_done()

@@ -1,0 +1,91 @@
+"""A gateway's side of the in-memory bus."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from shared.admission import queue_full
+from shared.ids import GatewayId, StepId, WorkerId
+from shared.memory_bus.state import PoolState
+from shared.messages import Cancel, PoolStatus, Submit, TokenBatch
+
+
+class MemoryGatewayBus:
+    """Implements `GatewayBus`."""
+
+    def __init__(self, state: PoolState, gateway_id: GatewayId) -> None:
+        self._state = state
+        self._gateway_id = gateway_id
+
+    @property
+    def gateway_id(self) -> GatewayId:
+        """This gateway's name on the bus."""
+        return self._gateway_id
+
+    async def submit(self, message: Submit, *, max_requests: int) -> None:
+        """Enqueue a request.
+
+        Raises:
+            QueueFullError: `max_requests` requests are already in the pool.
+        """
+        status = await self.pool_status()
+        with self._state.changed:
+            num_requests = len(self._state.requests)
+            if num_requests >= max_requests:
+                raise queue_full(num_requests, status)
+            self._state.requests.add(message)
+            self._state.notify()
+
+    async def cancel(self, message: Cancel) -> None:
+        """Tell the scheduler that a request is over for us."""
+        with self._state.changed:
+            self._state.control.add(message)
+            self._state.notify()
+
+    async def feed(self) -> AsyncIterator[TokenBatch]:
+        """The fast copy of our tokens, from the first step of the iteration on."""
+        queue: asyncio.Queue[TokenBatch] = asyncio.Queue()
+        subscription = (asyncio.get_running_loop(), queue)
+        with self._state.changed:
+            self._state.feeds.setdefault(self._gateway_id, []).append(subscription)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            with self._state.changed:
+                self._state.feeds[self._gateway_id].remove(subscription)
+
+    async def backfill(self, writer: WorkerId, after: StepId) -> tuple[StepId, list[TokenBatch]]:
+        """Our batches in a writer's log above `after`, and the id up to which that log has now been read."""
+        with self._state.changed:
+            stream = self._state.results.get(writer)
+            entries = stream.above(after) if stream else []
+        batches = [
+            batch
+            for _, result in entries
+            if result is not None
+            for batch in result.batches
+            if batch.gateway_id == self._gateway_id
+        ]
+        return entries[-1][0] if entries else after, batches
+
+    async def writers(self) -> list[WorkerId]:
+        """Everyone whose log may hold something for us, the dead included."""
+        with self._state.changed:
+            return list(self._state.results)
+
+    async def heartbeat(self) -> None:
+        """Say that this gateway lives."""
+        with self._state.changed:
+            self._state.gateway_seen[self._gateway_id] = self._state.clock()
+
+    async def pool_status(self) -> PoolStatus | None:
+        """The leading scheduler's word, or None while nobody leads."""
+        with self._state.changed:
+            if self._state.status is None or not self._state.is_live(self._state.status[0]):
+                return None
+            return self._state.status[1]
+
+    async def close(self) -> None:
+        """Be gone at once, as after a missed heartbeat."""
+        with self._state.changed:
+            self._state.gateway_seen.pop(self._gateway_id, None)

@@ -1,0 +1,136 @@
+"""A scheduler's side of the in-memory bus."""
+
+import time
+from collections.abc import Iterable
+
+from shared.bus import PLAN_RETENTION, Delivery, LoggedResult
+from shared.errors import LeaseLostError, SealedError
+from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.memory_bus.state import PoolState, Stream
+from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus
+
+
+class MemorySchedulerBus:
+    """Implements `SchedulerBus`."""
+
+    def __init__(self, state: PoolState, name: str) -> None:
+        self._state = state
+        self._name = name
+
+    async def acquire_lease(self) -> Epoch | None:
+        """Become, or remain, leader. None while another one leads."""
+        state = self._state
+        with state.changed:
+            if state.leader and state.is_live(state.leader[0]):
+                if state.leader[1] != self._name:
+                    return None
+            else:
+                state.epoch = max(state.epoch + 1, int(time.time()))
+            state.leader = (state.clock(), self._name)
+            return Epoch(state.epoch)
+
+    async def resign(self) -> None:
+        """Give the lease up, if it is ours."""
+        with self._state.changed:
+            if self._state.leader and self._state.leader[1] == self._name:
+                self._state.leader = None
+
+    async def recover(self) -> list[Delivery]:
+        """All that earlier leaders received and did not finish, oldest first."""
+        with self._state.changed:
+            requests = self._state.requests.adopt(self._name, own=True)
+            return requests + self._state.control.adopt(self._name, own=True)
+
+    async def receive(self, *, timeout_s: float) -> list[Delivery]:
+        """New messages, oldest first within requests and within control messages; empty after the timeout."""
+        return await self._state.wait_for(self._take, timeout_s)
+
+    def _take(self) -> list[Delivery]:
+        """New messages, and those that a former leader took after it had lost the lease."""
+        state, found = self._state, list[Delivery]()
+        for inbox in (state.requests, state.control):
+            if state.leader and state.leader[1] == self._name:
+                found += inbox.adopt(self._name)
+            found += inbox.take(self._name)
+        return found
+
+    async def finish(self, entries: Iterable[str]) -> None:
+        """End these messages: they will not be delivered again."""
+        with self._state.changed:
+            for entry in entries:
+                self._state.requests.pending.pop(entry, None)
+                self._state.control.pending.pop(entry, None)
+
+    async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
+        """Append to a worker's plan stream. The same id again is a retry and does nothing.
+
+        Raises:
+            LeaseLostError: the stream has gone past this id, by another's hand.
+        """
+        with self._state.changed:
+            stream = self._state.plans.setdefault(worker, Stream(PLAN_RETENTION))
+            if stream.add(step, plan):
+                self._state.notify()
+            elif stream.entries.get(step) != plan:
+                raise LeaseLostError(f"plan {step} of {worker} comes too late: its stream is at {stream.last}")
+
+    async def read_results(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[LoggedResult]:
+        """Results above `after`, in order; waits for the first of them; empty after the timeout."""
+
+        def poll() -> list[LoggedResult]:
+            stream = self._state.results.get(worker)
+            return [LoggedResult(step, result) for step, result in stream.above(after)] if stream else []
+
+        return await self._state.wait_for(poll, timeout_s)
+
+    async def seal(self, worker: WorkerId, epoch: Epoch) -> None:
+        """Declare a worker dead: from now on nothing is added to its streams. Idempotent.
+
+        Raises:
+            LeaseLostError: a newer leader has written to this stream.
+        """
+        state = self._state
+        with state.changed:
+            state.add_writer(worker)
+            for stream in (state.results[worker], state.plans[worker]):
+                if not stream.add(StepId(epoch, SEAL_STEP), None) and not stream.last.is_seal:
+                    raise LeaseLostError(f"{worker} cannot be sealed in epoch {epoch}: its stream is at {stream.last}")
+            state.sealed_at.setdefault(worker, state.clock())
+            state.forget_long_sealed()
+            state.notify()
+
+    async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Write and publish a result under our own writer's id.
+
+        Raises:
+            LeaseLostError: a newer leader has sealed our stream.
+        """
+        with self._state.changed:
+            self._state.add_writer(worker)
+        try:
+            self._state.emit(worker, step, result)
+        except SealedError as error:
+            raise LeaseLostError(str(error)) from error
+
+    async def workers(self) -> dict[WorkerId, WorkerStatus]:
+        """The live workers."""
+        with self._state.changed:
+            return {w: status for w, (seen, status) in self._state.worker_status.items() if self._state.is_live(seen)}
+
+    async def writers(self) -> list[WorkerId]:
+        """Everyone, dead or alive, whose result stream still exists."""
+        with self._state.changed:
+            return list(self._state.results)
+
+    async def live_gateways(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
+        """Those of them that have a heartbeat."""
+        with self._state.changed:
+            return {gateway for gateway in gateways if self._state.is_live(self._state.gateway_seen.get(gateway))}
+
+    async def publish_status(self, status: PoolStatus) -> None:
+        """Tell everybody how the pool is."""
+        with self._state.changed:
+            self._state.status = (self._state.clock(), status)
+
+    async def close(self) -> None:
+        """There is nothing to release."""

@@ -1,0 +1,157 @@
+"""What stands on the in-memory bus: streams, the inbox, signs of life. Owns the lock and wakes whoever waits."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, SEALED_TTL_S, Delivery
+from shared.errors import SealedError
+from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
+from shared.messages import Inbound, PoolStatus, StepPlan, StepResult, TokenBatch, WorkerStatus
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Stream(Generic[_T]):
+    """An append-only log in the order of its ids. A seal is an entry without a value."""
+
+    retention: int
+    last: StepId = BEFORE_FIRST_STEP
+    entries: dict[StepId, _T | None] = field(default_factory=dict)
+
+    def add(self, step: StepId, value: _T | None) -> bool:
+        """Append; False if the id is not above the last one."""
+        if step <= self.last:
+            return False
+        self.last = step
+        self.entries[step] = value
+        if len(self.entries) > self.retention:
+            del self.entries[next(iter(self.entries))]
+        return True
+
+    def above(self, after: StepId) -> list[tuple[StepId, _T | None]]:
+        """The entries after an id, in order."""
+        if self.last <= after:
+            return []
+        newest_first = []
+        for item in reversed(self.entries.items()):
+            if item[0] <= after:
+                break
+            newest_first.append(item)
+        return newest_first[::-1]
+
+
+@dataclass(slots=True)
+class Inbox:
+    """Messages for the scheduler. `pending` remembers who was given what until it is finished."""
+
+    name: str
+    waiting: dict[str, Inbound] = field(default_factory=dict)
+    pending: dict[str, tuple[str, Inbound]] = field(default_factory=dict)
+    num_added: int = 0
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.pending)
+
+    def add(self, message: Inbound) -> None:
+        """Append a message."""
+        self.num_added += 1
+        self.waiting[f"{self.name}:{self.num_added}"] = message
+
+    def take(self, scheduler: str) -> list[Delivery]:
+        """Deliver what waits."""
+        taken, self.waiting = self.waiting, {}
+        self.pending.update((entry, (scheduler, message)) for entry, message in taken.items())
+        return [Delivery(entry, message) for entry, message in taken.items()]
+
+    def adopt(self, scheduler: str, *, own: bool = False) -> list[Delivery]:
+        """Deliver again what others were given and did not finish; also what the scheduler itself was, if `own`."""
+        adopted = [(entry, message) for entry, (owner, message) in self.pending.items() if own or owner != scheduler]
+        self.pending.update((entry, (scheduler, message)) for entry, message in adopted)
+        return [Delivery(entry, message) for entry, message in adopted]
+
+
+class PoolState:
+    """All that the roles share. `changed` guards it, and is notified of every write that somebody may wait for."""
+
+    def __init__(self, drop: Callable[[TokenBatch], bool] | None, clock: Callable[[], float]) -> None:
+        self.drop = drop
+        self.clock = clock
+        self.changed = threading.Condition()
+        self.requests = Inbox("req")
+        self.control = Inbox("ctl")
+        self.plans: dict[WorkerId, Stream[StepPlan]] = {}
+        self.results: dict[WorkerId, Stream[StepResult]] = {}
+        self.sealed_at: dict[WorkerId, float] = {}
+        self.feeds: dict[GatewayId, list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenBatch]]]] = {}
+        self.worker_status: dict[WorkerId, tuple[float, WorkerStatus]] = {}
+        self.gateway_seen: dict[GatewayId, float] = {}
+        self.status: tuple[float, PoolStatus] | None = None
+        self.leader: tuple[float, str] | None = None
+        self.epoch = 0
+        self.num_workers = 0
+        self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def is_live(self, seen: float | None) -> bool:
+        """Whether a sign of life is young enough."""
+        return seen is not None and self.clock() - seen < LIVENESS_TTL_S
+
+    def notify(self) -> None:
+        """Wake threads and event loops; the caller holds `changed`."""
+        self.changed.notify_all()
+        for loop, event in self._sleepers:
+            loop.call_soon_threadsafe(event.set)
+
+    async def wait_for(self, poll: Callable[[], list[_T]], timeout_s: float) -> list[_T]:
+        """What `poll` finds, as soon as it finds something; empty after the timeout."""
+        sleeper = (asyncio.get_running_loop(), asyncio.Event())
+        with self.changed:
+            self._sleepers.add(sleeper)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    sleeper[1].clear()
+                    with self.changed:
+                        found = poll()
+                    if found:
+                        return found
+                    await sleeper[1].wait()
+        except TimeoutError:
+            return []
+        finally:
+            with self.changed:
+                self._sleepers.discard(sleeper)
+
+    def add_writer(self, writer: WorkerId) -> None:
+        """Give a writer its streams, if it has none."""
+        self.results.setdefault(writer, Stream(RESULT_RETENTION))
+        self.plans.setdefault(writer, Stream(PLAN_RETENTION))
+
+    def emit(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
+        """Append to the log and publish, as one act.
+
+        Raises:
+            SealedError: the log is sealed, or unknown; nothing was published.
+        """
+        with self.changed:
+            stream = self.results.get(writer)
+            if stream is None:
+                raise SealedError(f"{writer} is not among the writers")
+            if not stream.add(step, result):
+                if stream.entries.get(step) == result:
+                    return
+                raise SealedError(f"{writer} may not write {step}: its stream ends at {stream.last}")
+            for batch in result.batches:
+                if self.drop is None or not self.drop(batch):
+                    for loop, queue in self.feeds.get(batch.gateway_id, ()):
+                        loop.call_soon_threadsafe(queue.put_nowait, batch)
+            self.notify()
+
+    def forget_long_sealed(self) -> None:
+        """Drop what would have expired on Redis."""
+        for writer, sealed_at in list(self.sealed_at.items()):
+            if self.clock() - sealed_at > SEALED_TTL_S:
+                del self.sealed_at[writer], self.results[writer], self.plans[writer]

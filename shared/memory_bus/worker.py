@@ -1,0 +1,64 @@
+"""A worker's side of the in-memory bus: blocks in the calling thread."""
+
+from shared.errors import SealedError
+from shared.ids import StepId, WorkerId
+from shared.memory_bus.state import PoolState
+from shared.messages import StepPlan, StepResult, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
+
+
+class MemoryWorkerBus:
+    """Implements `WorkerBus`."""
+
+    def __init__(self, state: PoolState) -> None:
+        self._state = state
+
+    def register(self) -> WorkerId:
+        """Take a new name, and put it among the writers."""
+        with self._state.changed:
+            self._state.num_workers += 1
+            worker = WorkerId(f"w{self._state.num_workers}")
+            self._state.add_writer(worker)
+            return worker
+
+    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+        """Ask for work."""
+        with self._state.changed:
+            self._state.control.add(WorkerHello(worker_id=worker, capabilities=capabilities))
+            self._state.notify()
+
+    def bye(self, worker: WorkerId) -> None:
+        """Say that no further plan will be executed."""
+        with self._state.changed:
+            self._state.worker_status.pop(worker, None)
+            self._state.control.add(WorkerBye(worker_id=worker))
+            self._state.notify()
+
+    def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
+        """Plans above `after`, in order; empty after the timeout.
+
+        Raises:
+            SealedError: the stream has been sealed.
+        """
+        with self._state.changed:
+            stream = self._state.plans.get(worker)
+            if stream is not None:
+                self._state.changed.wait_for(lambda: stream.last > after, timeout_s)
+            if stream is None or stream.last.is_seal:
+                raise SealedError(f"{worker} has been sealed")
+            return [(step, plan) for step, plan in stream.above(after) if plan is not None]
+
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Append to the result stream and publish each batch to its gateway, as one act.
+
+        Raises:
+            SealedError: the stream has been sealed; nothing was published.
+        """
+        self._state.emit(worker, step, result)
+
+    def heartbeat(self, status: WorkerStatus) -> None:
+        """Say that this worker lives, and how far it is."""
+        with self._state.changed:
+            self._state.worker_status[status.worker_id] = (self._state.clock(), status)
+
+    def close(self) -> None:
+        """There is nothing to release."""
