@@ -56,8 +56,14 @@ class MemoryWorkerBus:
         self._state.emit(worker, step, result)
 
     def heartbeat(self, status: WorkerStatus) -> None:
-        """Say that this worker lives, and how far it is."""
+        """Say that this worker lives, and how far it is.
+
+        Raises:
+            SealedError: the bus has forgotten this worker.
+        """
         with self._state.changed:
+            if status.worker_id not in self._state.results:
+                raise SealedError(f"{status.worker_id} is not among the writers")
             self._state.worker_status[status.worker_id] = (self._state.clock(), status)
 
     def close(self) -> None:

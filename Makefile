@@ -1,0 +1,53 @@
+# Everything starts here: `make` lists what there is. Settings are given as in `make serve PORT=9000`.
+
+PYTHON      ?= $(shell command -v python3.11 || command -v python3)
+# torch comes from your package index, where on Linux it brings gigabytes of CUDA. To get its CPU build alone, name the
+# index of CPU builds that torch's installation page gives: make serve TORCH_INDEX=<url>
+TORCH_INDEX ?=
+# What to serve: demo, a .gguf file, a directory, or an id of the Hugging Face hub.
+MODEL       ?= demo
+WORKERS     ?= 1
+PORT        ?= 8000
+# Any other flags of `pagestream serve`.
+ARGS        ?=
+COMPOSE     ?= docker compose
+
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast compose-test lint type format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 PORT=8000 ARGS=
+	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
+
+test: $(ENVIRONMENT) ## run all tests, on a real Redis and the demo model
+	$(BIN)/pytest
+
+test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
+	$(BIN)/pytest -m "not model" --ignore tests/system
+
+compose-test: $(ENVIRONMENT) ## build the images, bring the Compose stack up, break it, take it down: COMPOSE="docker compose"
+	$(BIN)/python compose/verify.py $(COMPOSE)
+
+lint: $(ENVIRONMENT) ## check style and layers
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
+
+type: $(ENVIRONMENT) ## check types
+	$(BIN)/mypy
+
+format: $(ENVIRONMENT) ## put the code into shape
+	$(BIN)/ruff check --fix --show-fixes && $(BIN)/ruff format
+
+lock: $(ENVIRONMENT) ## pin what the environment holds now
+	@requirements/lock.sh
+
+clean: ## remove caches and build outputs, but not the environment (.venv)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ENVIRONMENT): pyproject.toml requirements/constraints.txt
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" requirements/install.sh && touch $@

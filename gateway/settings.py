@@ -1,0 +1,48 @@
+"""What a gateway is told at its start."""
+
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """One gateway process. Its printed form shows no secret.
+
+    Attributes:
+        pool: The pool of workers that answers.
+        model: What the model is loaded from: "demo", a GGUF file, a Hugging Face directory or a hub id.
+        served_model_name: Names clients may ask for; `model` itself if there are none.
+        api_keys: One of them is wanted on every /v1 request; without any, everybody is served.
+        max_model_len: Tokens of a prompt and its output together; the model's own limit if None.
+        max_num_queued_reqs: Requests in the pool above which a new one is refused with 429.
+        max_body_bytes: Bytes of a request's body above which it is refused with 413.
+        shutdown_timeout_s: How long running streams may go on after SIGTERM.
+    """
+
+    pool: str
+    model: str
+    served_model_name: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    max_model_len: int | None = None
+    max_num_queued_reqs: int = 512
+    max_body_bytes: int = 4 * 1024 * 1024
+    redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
+    shutdown_timeout_s: float = 5.0
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names clients may ask for; the first one is the model's name in metrics."""
+        return self.served_model_name or (self.model,)
+
+    def __str__(self) -> str:
+        keys = f"{len(self.api_keys)} (hidden)" if self.api_keys else "none"
+        return f"{self!r}, api_keys: {keys}, redis_url: {_without_password(self.redis_url)}"
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))

@@ -1,0 +1,62 @@
+"""One model's tokenizer, as the gateway needs it: text and conversations to ids, ids to bytes."""
+
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+
+from gateway.chat_template import ChatMessage, ChatTemplate
+from gateway.detokenizer import IncrementalDetokenizer
+from gateway.vocabulary import Vocabulary
+from shared.errors import InvalidRequestError
+
+
+class Tokenizer:
+    """Immutable; safe to use from several threads.
+
+    Attributes:
+        vocabulary: The bytes of each token.
+        eos_token_ids: Tokens that end an answer.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_token_ids: Iterable[int] = (),
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
+        self._backend = backend
+        self._chat_template = chat_template
+        self.vocabulary = Vocabulary.of(backend)
+        self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest token id plus one."""
+        return len(self.vocabulary.token_bytes)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Special tokens that are written out in it are recognised, as transformers does.
+
+        Args:
+            text: Any text.
+            add_special_tokens: Put the model's own first (and last) tokens around it.
+        """
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def render_chat(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """The text of a conversation; it holds its special tokens already.
+
+        Raises:
+            InvalidRequestError: the model has no chat template, or the template refuses these messages.
+        """
+        if self._chat_template is None:
+            raise InvalidRequestError(
+                "this model has no chat template; send the prompt as text to /v1/completions", param="messages"
+            )
+        return self._chat_template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of these tokens, without special ones."""
+        detokenizer = IncrementalDetokenizer(self.vocabulary, is_whole_text=True)
+        return detokenizer.push(token_ids) + detokenizer.flush()

@@ -1,0 +1,157 @@
+"""The runner that computes: plan -> batch state -> step input -> model -> sampler."""
+
+import logging
+import time
+from typing import Final
+
+import torch
+
+from gpu_worker.batch_state import BatchState
+from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
+from gpu_worker.models.decoder import Decoder
+from gpu_worker.runner import RowOutput, StepOutput
+from gpu_worker.sampler import Sampler
+from gpu_worker.step_input import StepInput
+from gpu_worker.weights import open_weights
+from kernels.ops import select
+from shared.checkpoint import Checkpoint
+from shared.errors import ConfigurationError
+from shared.ids import Slot
+from shared.messages import StepPlan, WorkerCapabilities
+from shared.model_config import ModelConfig
+from shared.packing import unpack_u32
+from shared.sampling import FinishCode
+
+logger = logging.getLogger(__name__)
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelRunner:
+    """Implements `Runner` with a model in memory. One thread calls it."""
+
+    def __init__(
+        self, model: Decoder, cache: KVCache, state: BatchState, sampler: Sampler, *, capabilities: WorkerCapabilities
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._state = state
+        self._sampler = sampler
+        self._capabilities = capabilities
+        self._device = torch.device(capabilities.device)
+
+    @classmethod
+    def load(  # noqa: PLR0913  one keyword for each flag of the worker
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str,
+        block_size: int,
+        kv_cache_memory_bytes: int | None,
+        gpu_memory_utilization: float,
+        max_model_len: int | None,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        enable_prefix_caching: bool,
+        device: str,
+        model_name: str,
+    ) -> "ModelRunner":
+        """Load a model and allocate its cache.
+
+        Args:
+            checkpoint: What to load.
+            dtype: "auto", "float32", "bfloat16" or "float16". "auto" on a CPU is the checkpoint's own values in
+                fp32 arithmetic, on a GPU the checkpoint's dtype.
+            block_size: Tokens of a block.
+            kv_cache_memory_bytes: For the cache; None for the device's default.
+            gpu_memory_utilization: Share of a GPU's memory to use, weights included.
+            max_model_len: None for as much as the model and the cache allow.
+            max_num_seqs: Rows.
+            max_num_batched_tokens: Tokens of one step at most.
+            enable_prefix_caching: What the scheduler is told.
+            device: By PyTorch's name.
+            model_name: What clients call the model.
+
+        Raises:
+            ConfigurationError: a setting is wrong, or the model cannot be served with it.
+        """
+        started = time.monotonic()
+        where = torch.device(device)
+        config = ModelConfig.from_checkpoint(checkpoint)
+        numbers = _dtype(dtype, config, where)
+        ops = select(where)
+        with torch.inference_mode():
+            weights = open_weights(checkpoint, config, dtype=numbers, device=where)
+            model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
+            memory_bytes = cache_memory_bytes(
+                where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
+            )
+            geometry = CacheGeometry.fit(
+                config, block_size=block_size, dtype=numbers, memory_bytes=memory_bytes, max_model_len=max_model_len
+            )
+            cache = KVCache(config, geometry, dtype=numbers, device=where)
+        on_gpu = where.type != "cpu"
+        blocks = (geometry.num_blocks, 0) if on_gpu else (0, geometry.num_blocks)
+        logger.info("# GPU blocks: %d, # CPU blocks: %d", *blocks)
+        state = BatchState(
+            max_num_seqs=max_num_seqs,
+            max_model_len=geometry.max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+            block_size=block_size,
+            num_blocks=geometry.num_blocks,
+            vocab_size=config.vocab_size,
+        )
+        capabilities = WorkerCapabilities(
+            model=model_name,
+            block_size=block_size,
+            num_blocks=geometry.num_blocks,
+            max_model_len=geometry.max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            device=device,
+        )
+        logger.info("loaded %s as %s in %.1f s", checkpoint.path, numbers, time.monotonic() - started)
+        return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
+
+    @property
+    def capabilities(self) -> WorkerCapabilities:
+        """See `Runner`."""
+        return self._capabilities
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> StepOutput:
+        """See `Runner`."""
+        work = self._state.apply(plan)
+        if plan.copies:
+            pairs = unpack_u32(plan.copies)
+            self._cache.copy_blocks(list(pairs[::2]), list(pairs[1::2]))
+        if not len(work.slots):
+            return StepOutput([], 0)
+        step = StepInput.build(self._state, work, device=self._device)
+        logits = self._model.forward(step, self._cache)
+        self._state.advance(work)
+        sampled = self._sampler.choose(logits, step.sampled_slots)
+        rows = [
+            self._commit(Slot(slot), token, is_valid=is_valid)
+            for slot, token, is_valid in zip(step.sampled_slots.tolist(), *sampled, strict=True)
+        ]
+        return StepOutput(rows, len(step.token_ids))
+
+    def reset(self) -> None:
+        """See `Runner`."""
+        self._state.clear()
+
+    def _commit(self, slot: Slot, token: int, *, is_valid: bool) -> RowOutput:
+        if is_valid:
+            return RowOutput(slot, (token,), self._state.commit(slot, token))
+        self._state.fail(slot)
+        return RowOutput(slot, (), FinishCode.ERROR, "the model computed no finite score for any token")
+
+
+def _dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else config.dtype
+    if name not in _DTYPES:
+        raise ConfigurationError(f"--dtype {name!r} is not served; use auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]

@@ -1,0 +1,66 @@
+"""What the ops take and return besides plain tensors."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Linear(Protocol):
+    """A matrix of weights in the layout its device likes best."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x @ weight.T + bias`, [num_tokens, in_features] to [num_tokens, out_features]."""
+
+
+class PagedAttention(Protocol):
+    """Attention of one step's tokens, planned once and run by every layer."""
+
+    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+        """Let each token attend to its sequence up to and including itself.
+
+        Args:
+            query: [num_tokens, num_heads, head_dim].
+            key_cache: [num_blocks, block_size, num_kv_heads, head_dim], this step's keys included.
+            value_cache: As `key_cache`.
+            scale: Multiplied into q.k before softmax, usually head_dim ** -0.5.
+
+        Returns:
+            [num_tokens, num_heads, head_dim] in query's dtype.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PagedBatch:
+    """Who attends to what in one step: each sequence computes the last few tokens of its context.
+
+    Attributes:
+        query_start: [num_seqs + 1] int32; row of each sequence's first token in the packed tokens, and their number.
+        context_lens: [num_seqs] int32; tokens of each sequence in the cache, those of this step included.
+        block_tables: [num_seqs, max_blocks] int32; entries past the context are never read.
+        block_size: Tokens of a block.
+    """
+
+    query_start: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingTensors:
+    """How to choose one token for each of `num_rows` rows of logits.
+
+    Attributes:
+        temperature: [num_rows] float32, above 0.
+        top_k: [num_rows] int64; 0 means all.
+        top_p: [num_rows] float64 in (0, 1].
+        min_p: [num_rows] float32 in [0, 1].
+        uniforms: [num_rows] float64 in [0, 1 - 2**-52], so that a share of a sum is always less than the sum.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    uniforms: Tensor

@@ -1,0 +1,205 @@
+"""The command `pagestream`: reads flags, makes settings of them, and runs the service or the stack they are for."""
+
+import sys
+from importlib.metadata import version as installed_version
+
+import typer
+
+from gateway.settings import GatewaySettings
+from gpu_worker.settings import WorkerSettings
+from pagestream import options
+from pagestream.lifeline import follow_supervisor
+from pagestream.log_line import LAST_WORD_PREFIX
+from scheduler_svc.settings import SchedulerSettings
+from shared.checkpoint import resolve
+from shared.demo_model import DEMO
+from shared.errors import PagestreamError
+from shared.observability import configure_logging
+
+_POOL = "default"
+_GATEWAY = GatewaySettings(pool=_POOL, model=DEMO)
+_WORKER = WorkerSettings(pool=_POOL, model=DEMO)
+
+app = typer.Typer(
+    name="pagestream",
+    help="Serve language models as microservices on a Redis bus. "
+    "Every flag may also be set by a variable: --max-model-len by PAGESTREAM_MAX_MODEL_LEN.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a wrong setting, 2 for a wrong flag, 130 for Ctrl-C."""
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return _last_word(error.format_message(), status=error.exit_code)
+    except PagestreamError as error:
+        return _last_word(str(error), status=1)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+def _last_word(message: str, *, status: int) -> int:
+    print(f"{LAST_WORD_PREFIX}{' '.join(message.split())}", file=sys.stderr)  # noqa: T201 - this is the terminal's
+    return status
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - one parameter per flag
+    context: typer.Context,
+    model: options.Model = DEMO,
+    *,
+    served_model_name: options.ServedModelName = None,
+    dtype: options.Dtype = _WORKER.dtype,
+    max_model_len: options.MaxModelLen = None,
+    seed: options.Seed = _WORKER.seed,
+    host: options.Host = _GATEWAY.host,
+    port: options.Port = _GATEWAY.port,
+    api_key: options.ApiKey = None,
+    max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
+    max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
+    block_size: options.BlockSize = _WORKER.block_size,
+    gpu_memory_utilization: options.GpuMemoryUtilization = _WORKER.gpu_memory_utilization,
+    kv_cache_memory_bytes: options.KvCacheMemoryBytes = _WORKER.kv_cache_memory_bytes,
+    enable_prefix_caching: options.EnablePrefixCaching = _WORKER.enable_prefix_caching,
+    device: options.Device = _WORKER.device,
+    runner: options.RunnerKind = _WORKER.runner,
+    num_threads: options.NumThreads = None,
+    workers: options.Workers = 1,
+    redis_url: options.OwnRedisUrl = None,
+    pool: options.Pool = _POOL,
+    log_level: options.LogLevel = "info",
+) -> int:
+    """Serve a model on this machine: Redis, scheduler, workers and gateway, until Ctrl-C."""
+    # The services' commands need neither: 0.1 s of their start.
+    from rich.console import Console
+
+    from pagestream.stack import LocalStack, StackSettings
+
+    resolve(model)
+    settings = StackSettings(
+        host=host,
+        port=port,
+        num_workers=workers,
+        num_threads=num_threads,
+        redis_url=redis_url,
+        api_key=api_key[0] if api_key else None,
+        environment=options.as_environment(context.params),
+    )
+    return LocalStack(settings, console=Console(highlight=False)).run()
+
+
+@app.command()
+def gateway(
+    model: options.Model = DEMO,
+    *,
+    served_model_name: options.ServedModelName = None,
+    host: options.Host = _GATEWAY.host,
+    port: options.Port = _GATEWAY.port,
+    api_key: options.ApiKey = None,
+    max_model_len: options.MaxModelLen = None,
+    max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
+    redis_url: options.RedisUrl = _GATEWAY.redis_url,
+    pool: options.Pool = _POOL,
+    log_level: options.LogLevel = "info",
+) -> int:
+    """Run one gateway: OpenAI's API over HTTP."""
+    follow_supervisor()
+    configure_logging("gateway", level=log_level)
+    settings = GatewaySettings(
+        model=model,
+        served_model_name=tuple(served_model_name or ()),
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        max_model_len=max_model_len,
+        max_num_queued_reqs=max_num_queued_reqs,
+        redis_url=redis_url,
+        pool=pool,
+    )
+    # FastAPI: 0.5 s that the other commands do not need.
+    from gateway.main import run
+
+    run(settings)
+    return 0
+
+
+@app.command()
+def scheduler(
+    redis_url: options.RedisUrl = _GATEWAY.redis_url,
+    pool: options.Pool = _POOL,
+    log_level: options.LogLevel = "info",
+) -> int:
+    """Run one scheduler. A second one stands by until the first is gone."""
+    follow_supervisor()
+    configure_logging("scheduler", level=log_level)
+    # Redis's client: what the other commands do not need at their start.
+    from scheduler_svc.main import run
+
+    return run(SchedulerSettings(redis_url=redis_url, pool=pool, log_level=log_level))
+
+
+@app.command()
+def worker(  # noqa: PLR0913 - one parameter per flag
+    model: options.Model = DEMO,
+    *,
+    served_model_name: options.ServedModelName = None,
+    dtype: options.Dtype = _WORKER.dtype,
+    max_model_len: options.MaxModelLen = None,
+    seed: options.Seed = _WORKER.seed,
+    max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
+    block_size: options.BlockSize = _WORKER.block_size,
+    gpu_memory_utilization: options.GpuMemoryUtilization = _WORKER.gpu_memory_utilization,
+    kv_cache_memory_bytes: options.KvCacheMemoryBytes = _WORKER.kv_cache_memory_bytes,
+    enable_prefix_caching: options.EnablePrefixCaching = _WORKER.enable_prefix_caching,
+    device: options.Device = _WORKER.device,
+    runner: options.RunnerKind = _WORKER.runner,
+    num_threads: options.NumThreads = None,
+    redis_url: options.RedisUrl = _WORKER.redis_url,
+    pool: options.Pool = _POOL,
+    log_level: options.LogLevel = "info",
+) -> int:
+    """Run one worker: it holds the model and computes."""
+    follow_supervisor()
+    configure_logging("worker", level=log_level)
+    settings = WorkerSettings(
+        model=model,
+        served_model_name=tuple(served_model_name or ()),
+        dtype=dtype,
+        max_model_len=max_model_len,
+        seed=seed,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        block_size=block_size,
+        gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_memory_bytes=kv_cache_memory_bytes,
+        enable_prefix_caching=enable_prefix_caching,
+        device=device,
+        runner=runner,
+        num_threads=num_threads,
+        redis_url=redis_url,
+        pool=pool,
+    )
+    # torch: 2 s that the other commands do not need.
+    from gpu_worker.main import run
+
+    return run(settings)
+
+
+@app.command()
+def download(model: options.Model = DEMO) -> int:
+    """Fetch a model into this machine's cache, and print where it is."""
+    typer.echo(resolve(model).path)
+    return 0
+
+
+@app.command()
+def version() -> int:
+    """Print the version."""
+    typer.echo(f"pagestream {installed_version('pagestream')} on Python {'.'.join(map(str, sys.version_info[:3]))}")
+    return 0

@@ -1,0 +1,141 @@
+"""The flags of the command line, each written down once.
+
+A flag has the name that vLLM gives it, and may also be set by the variable PAGESTREAM_<NAME>. The variables are how
+Compose configures services, and how `pagestream serve` hands its flags to the services it starts.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import typer
+
+_COUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([kKmMgGtT]?)")
+_FACTORS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30, "t": 10**12, "T": 2**40}
+
+
+def parse_count(text: str | int) -> int:
+    """Read a positive whole number as vLLM does: "1k" is 1000, "1K" is 1024, "25.6k" is 25600.
+
+    Args:
+        text: What was typed, or a default.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    match = _COUNT.fullmatch(str(text))
+    count = Fraction(match[1]) * _FACTORS[match[2]] if match else Fraction(0)
+    if count < 1 or count.denominator != 1:
+        raise typer.BadParameter(f"{text!r} is no positive whole number such as 512, 32k (thousands), 1K or 2G (1024s)")
+    return int(count)
+
+
+def parse_word(text: str) -> str:
+    """Take a name or a key as it is, if a list of them can be written into one variable.
+
+    Raises:
+        BadParameter: there is white space in it, or nothing.
+    """
+    if text.split() != [text]:
+        raise typer.BadParameter("it must not be empty or hold spaces")
+    return text
+
+
+def variable(parameter: str) -> str:
+    """The environment variable that sets a command's parameter."""
+    return f"PAGESTREAM_{parameter.upper()}"
+
+
+def as_environment(parameters: Mapping[str, object]) -> dict[str, str]:
+    """The variables that set these parameters in another process; those that are None are left to their defaults."""
+    return {variable(name): _as_text(value) for name, value in parameters.items() if value is not None}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _flag(name: str, panel: str, text: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer's own
+    declarations = [f"--{name}/--no-{name}"] if limits.pop("switch", False) else [f"--{name}"]
+    return typer.Option(
+        *declarations,
+        envvar=variable(name.replace("-", "_")),
+        show_envvar=False,
+        help=text,
+        rich_help_panel=panel,
+        **limits,
+    )
+
+
+def _count(name: str, panel: str, text: str) -> Any:  # noqa: ANN401 - as typer's own
+    return _flag(name, panel, text, parser=parse_count, metavar="COUNT")
+
+
+_MODEL, _API, _ENGINE, _BUS = "Model", "API", "Engine", "Deployment"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        envvar=variable("model"),
+        show_envvar=False,
+        help='"demo", a *.gguf file, a Hugging Face directory, or a hub id.',
+    ),
+]
+ServedModelName = Annotated[
+    list[str] | None,
+    _flag(
+        "served-model-name", _MODEL, "Name that clients ask for; repeat it for more. Default: MODEL.", parser=parse_word
+    ),
+]
+Dtype = Annotated[str, _flag("dtype", _MODEL, "Type of weights and activations: auto, float32, bfloat16, float16.")]
+MaxModelLen = Annotated[
+    int | None, _count("max-model-len", _MODEL, "Tokens of a prompt and its output together. Default: the model's.")
+]
+Seed = Annotated[int, _flag("seed", _MODEL, "For what is random where a request has no seed.", min=0)]
+
+Host = Annotated[str, _flag("host", _API, "Interface to listen on; 0.0.0.0 for all.")]
+Port = Annotated[int, _flag("port", _API, "TCP port.", min=0, max=65535)]
+ApiKey = Annotated[
+    list[str] | None,
+    _flag("api-key", _API, "Key that clients must send; repeat it for more. Default: none wanted.", parser=parse_word),
+]
+MaxNumQueuedReqs = Annotated[
+    int, _count("max-num-queued-reqs", _API, "Requests in the pool above which a new one is refused with 429.")
+]
+
+MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
+MaxNumBatchedTokens = Annotated[
+    int, _count("max-num-batched-tokens", _ENGINE, "Tokens that one worker computes in one step.")
+]
+BlockSize = Annotated[int, _count("block-size", _ENGINE, "Tokens per block of the KV cache.")]
+GpuMemoryUtilization = Annotated[
+    float, _flag("gpu-memory-utilization", _ENGINE, "Share of the GPU's memory to use.", min=0.01, max=1.0)
+]
+KvCacheMemoryBytes = Annotated[
+    int | None, _count("kv-cache-memory-bytes", _ENGINE, "Size of the KV cache, such as 2G. Default: by what is free.")
+]
+EnablePrefixCaching = Annotated[
+    bool, _flag("enable-prefix-caching", _ENGINE, "Compute a prefix that requests share only once.", switch=True)
+]
+NumThreads = Annotated[
+    int | None, _count("num-threads", _ENGINE, "Threads that a worker computes with. Default: its share of all.")
+]
+Device = Annotated[str, _flag("device", _ENGINE, "Where to compute: auto, cpu, cuda.")]
+RunnerKind = Annotated[
+    Literal["model", "fake", "timed"],
+    _flag("runner", _ENGINE, "A real model, a fake one, or a fake one that takes as long as a GPU would."),
+]
+
+Workers = Annotated[int, _count("workers", _BUS, "Worker processes.")]
+RedisUrl = Annotated[str, _flag("redis-url", _BUS, "The Redis that is the bus.")]
+OwnRedisUrl = Annotated[
+    str | None, _flag("redis-url", _BUS, "A Redis that runs already. Default: one of the stack's own.")
+]
+Pool = Annotated[str, _flag("pool", _BUS, "Name of the pool: one model with one configuration.")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    _flag("log-level", _BUS, "Least level that is logged.", case_sensitive=False),
+]

@@ -1,0 +1,117 @@
+"""A gateway's side of the bus on Redis."""
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import AsyncIterator
+from typing import Self
+
+from shared.admission import queue_full
+from shared.bus import LIVENESS_TTL_S
+from shared.errors import BusUnavailableError, MessageError
+from shared.ids import GatewayId, StepId, WorkerId
+from shared.keys import PoolKeys
+from shared.messages import Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
+from shared.redis_bus.connection import AsyncConnection
+from shared.redis_bus.scripts import ADMIT
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 256
+_RECONNECT_S = 0.25
+
+
+class RedisGatewayBus:
+    """Implements `GatewayBus`. Made by `connect`."""
+
+    def __init__(self, url: str, pool: str) -> None:
+        self._url = url
+        self._keys = PoolKeys(pool)
+        self._gateway_id = GatewayId(f"gw-{uuid.uuid4().hex[:12]}")
+        self._commands = AsyncConnection(url, self._gateway_id)
+        self._logs = AsyncConnection(url, f"{self._gateway_id}-logs")
+
+    @classmethod
+    async def connect(cls, url: str, pool: str) -> Self:
+        """Join a pool under a new gateway id.
+
+        Raises:
+            ConfigurationError: the url is wrong, or the server will not do.
+            BusUnavailableError: Redis does not answer.
+        """
+        bus = cls(url, pool)
+        await bus._commands.greet()
+        return bus
+
+    @property
+    def gateway_id(self) -> GatewayId:
+        """This gateway's name on the bus."""
+        return self._gateway_id
+
+    async def submit(self, message: Submit, *, max_requests: int) -> None:
+        """Enqueue a request. Not repeated after an error, since it may have been taken in.
+
+        Raises:
+            QueueFullError: `max_requests` requests are already in the pool.
+            BusUnavailableError: Redis does not answer.
+        """
+        is_in, num_requests = await self._commands.run(ADMIT, [self._keys.requests], max_requests, encode(message))
+        if not is_in:
+            raise queue_full(num_requests, await self.pool_status())
+
+    async def cancel(self, message: Cancel) -> None:
+        """Tell the scheduler that a request is over for us."""
+        await self._commands.call("XADD", self._keys.control, "*", "d", encode(message))
+
+    async def feed(self) -> AsyncIterator[TokenBatch]:
+        """The fast copy of our tokens. Never ends; subscribes again by itself; may lose messages silently."""
+        while True:
+            connection = AsyncConnection(self._url, f"{self._gateway_id}-feed", blocks=True)
+            try:
+                await connection.call("SUBSCRIBE", self._keys.tokens(self._gateway_id))
+                while True:
+                    _, _, data = await connection.next_reply()
+                    try:
+                        yield decode(data, TokenBatch)
+                    except MessageError as error:
+                        _log.warning("A published batch cannot be read: %s", error)
+            except BusUnavailableError as error:
+                _log.info("The token feed is subscribed again: %s", error)
+                await asyncio.sleep(_RECONNECT_S * random.random())  # noqa: S311 - so that gateways do not return as one
+            finally:
+                await connection.close()
+
+    async def backfill(self, writer: WorkerId, after: StepId) -> tuple[StepId, list[TokenBatch]]:
+        """Our batches in a writer's log above `after`, and the id up to which that log has now been read.
+
+        Raises:
+            BusUnavailableError: Redis does not answer.
+        """
+        stream, batches = self._keys.results(writer), list[TokenBatch]()
+        while entries := await self._logs.call("XRANGE", stream, f"({after}", "+", "COUNT", _PAGE):
+            for entry_id, (_, data) in entries:
+                after = StepId.parse(entry_id)
+                if not after.is_seal:
+                    batches += [b for b in decode(data, StepResult).batches if b.gateway_id == self._gateway_id]
+        return after, batches
+
+    async def writers(self) -> list[WorkerId]:
+        """Everyone whose log may hold something for us, the dead included."""
+        members = await self._logs.call("ZRANGE", self._keys.writers, 0, -1)
+        return [WorkerId(member.decode()) for member in members]
+
+    async def heartbeat(self) -> None:
+        """Say that this gateway lives."""
+        key = self._keys.gateway(self._gateway_id)
+        await self._commands.call("SET", key, "1", "PX", int(LIVENESS_TTL_S * 1000))
+
+    async def pool_status(self) -> PoolStatus | None:
+        """The leading scheduler's word, or None while nobody leads."""
+        data = await self._commands.call("GET", self._keys.status)
+        return decode(data, PoolStatus) if data is not None else None
+
+    async def close(self) -> None:
+        """Release the connections. What `feed` holds is released when its iteration is closed."""
+        await self._commands.close()
+        await self._logs.close()

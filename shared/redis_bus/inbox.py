@@ -1,0 +1,146 @@
+"""The scheduler's inbox on Redis: two streams read by one consumer group, as one ordered list of messages.
+
+An entry is pending from its delivery until it is finished, whoever received it. Two ways lead to an entry that nobody
+works on: a cancelled or broken read, and a former leader that was still waiting when an entry came. The first is
+repaired by reading our own pending entries again, the second by taking over those of others, once a second.
+"""
+
+import time
+from collections.abc import Iterable
+
+import redis
+
+from shared.bus import Delivery
+from shared.errors import MessageError
+from shared.keys import GROUP, PoolKeys
+from shared.messages import decode_inbound
+from shared.redis_bus.connection import Argument, AsyncConnection
+from shared.redis_bus.scripts import ADOPT, FINISH
+
+_PAGE = 256
+_ADOPTION_INTERVAL_S = 1.0
+_FORGET_CONSUMER_MS = 900_000
+_SIGNS_OF_A_LOST_GROUP = ("NOGROUP", "UNBLOCKED", "no such key")
+
+_Entry = tuple[bytes, list[bytes] | None]
+
+
+class RedisInbox:
+    """Reads `req` and `ctl` for one scheduler.
+
+    Args:
+        name: This consumer, the name under which the lease is held.
+    """
+
+    def __init__(self, url: str, keys: PoolKeys, name: str, commands: AsyncConnection) -> None:
+        self._keys = keys
+        self._name = name
+        self._commands = commands
+        self._reader = AsyncConnection(url, f"{name}-inbox", blocks=True)
+        self._held: set[str] = set()
+        self._must_reread = False
+        self._next_adoption = 0.0
+
+    @property
+    def _streams(self) -> dict[str, str]:
+        return {"req": self._keys.requests, "ctl": self._keys.control}
+
+    async def create_groups(self) -> None:
+        """Make the streams and their groups, from the first entry on; those that exist are left alone."""
+        for stream in self._streams.values():
+            try:
+                await self._commands.call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def recover(self) -> list[Delivery]:
+        """All that was delivered to anybody and is not finished, oldest first."""
+        self._held.clear()
+        await self._adopt()
+        return await self._reread()
+
+    async def receive(self, timeout_s: float) -> list[Delivery]:
+        """New entries; empty after the timeout."""
+        if time.monotonic() >= self._next_adoption:
+            await self._adopt()
+        if self._must_reread and (found := await self._reread()):
+            return found
+        return await self._read_new(timeout_s)
+
+    async def finish(self, entries: Iterable[str]) -> None:
+        """Acknowledge and delete."""
+        ids: dict[str, list[Argument]] = {}
+        done = list(entries)
+        for entry in done:
+            stream, _, entry_id = entry.partition(":")
+            ids.setdefault(stream, []).append(entry_id)
+        for stream, stream_ids in ids.items():
+            await self._commands.run(FINISH, [self._streams[stream]], GROUP, *stream_ids)
+        self._held.difference_update(done)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._reader.close()
+
+    async def _read_new(self, timeout_s: float) -> list[Delivery]:
+        names, streams = list(self._streams), list(self._streams.values())
+        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
+        command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, *block, "STREAMS", *streams, ">", ">")
+        self._must_reread = True  # until the reply is here: what it brings is pending already
+        try:
+            reply = await self._reader.call(*command)
+        except redis.ResponseError as error:
+            await self._replace_lost_groups(error)
+            reply = await self._reader.call(*command)
+        self._must_reread = False
+        found: list[Delivery] = []
+        for stream, entries in reply or ():
+            found += self._deliver(names[streams.index(stream.decode())], entries)
+        return found
+
+    async def _adopt(self) -> None:
+        self._next_adoption = time.monotonic() + _ADOPTION_INTERVAL_S
+        for stream in self._streams.values():
+            try:
+                keys = [stream, self._keys.lead]
+                if await self._commands.run(ADOPT, keys, GROUP, self._name, _FORGET_CONSUMER_MS):
+                    self._must_reread = True
+            except redis.ResponseError as error:
+                await self._replace_lost_groups(error)
+
+    async def _replace_lost_groups(self, error: redis.ResponseError) -> None:
+        """Make the groups again if that is what the error is about: Redis has lost its data."""
+        if not any(sign in str(error) for sign in _SIGNS_OF_A_LOST_GROUP):
+            raise error
+        await self.create_groups()
+
+    async def _reread(self) -> list[Delivery]:
+        """Our pending entries that are not in our hands, the adopted ones among them."""
+        pages: list[tuple[str, list[_Entry]]] = []
+        for name, stream in self._streams.items():
+            last: Argument = "0"
+            while entries := await self._own_pending(stream, last):
+                pages.append((name, entries))
+                last = entries[-1][0]
+        self._must_reread = False
+        return [delivery for name, entries in pages for delivery in self._deliver(name, entries)]
+
+    async def _own_pending(self, stream: str, after: Argument) -> list[_Entry]:
+        command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, "STREAMS", stream, after)
+        reply = await self._commands.call(*command)
+        entries: list[_Entry] = reply[0][1] if reply else []
+        return entries
+
+    def _deliver(self, stream: str, entries: list[_Entry]) -> list[Delivery]:
+        found = []
+        for entry_id, fields in entries:
+            entry = f"{stream}:{entry_id.decode()}"
+            if entry in self._held:
+                continue
+            self._held.add(entry)
+            try:
+                found.append(Delivery(entry, decode_inbound(fields[1] if fields else b"")))
+            except MessageError as error:
+                found.append(Delivery(entry, None, str(error)))
+        return found

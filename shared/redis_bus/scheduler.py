@@ -1,0 +1,164 @@
+"""A scheduler's side of the bus on Redis."""
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Self
+
+import redis
+
+from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, SEALED_TTL_S, Delivery, LoggedResult
+from shared.errors import LeaseLostError
+from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.keys import PoolKeys
+from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
+from shared.redis_bus.connection import AsyncConnection
+from shared.redis_bus.emission import emit_arguments
+from shared.redis_bus.inbox import RedisInbox
+from shared.redis_bus.scripts import EMIT, LEASE, RESIGN, SEAL
+
+_TTL_MS = int(LIVENESS_TTL_S * 1000)
+_PAGE = 64
+
+
+class RedisSchedulerBus:
+    """Implements `SchedulerBus`. Made by `connect`.
+
+    Plans and commands share one connection; the inbox and each worker's results, which are waited for, have their own.
+    """
+
+    def __init__(self, url: str, pool: str) -> None:
+        self._url = url
+        self._keys = PoolKeys(pool)
+        self._name = f"sched-{uuid.uuid4().hex[:12]}"
+        self._commands = AsyncConnection(url, self._name)
+        self._inbox = RedisInbox(url, self._keys, self._name, self._commands)
+        self._results: dict[WorkerId, AsyncConnection] = {}
+
+    @classmethod
+    async def connect(cls, url: str, pool: str) -> Self:
+        """Join a pool, and make its inbox if it is new.
+
+        Raises:
+            ConfigurationError: the url is wrong, or the server will not do.
+            BusUnavailableError: Redis does not answer.
+        """
+        bus = cls(url, pool)
+        await bus._commands.greet()
+        await bus._inbox.create_groups()
+        return bus
+
+    async def acquire_lease(self) -> Epoch | None:
+        """Become, or remain, leader. None while another one leads."""
+        epoch = await self._commands.run(LEASE, [self._keys.lead, self._keys.epoch], self._name, _TTL_MS)
+        return Epoch(epoch) if epoch is not None else None
+
+    async def resign(self) -> None:
+        """Give the lease up, if it is ours."""
+        await self._commands.run(RESIGN, [self._keys.lead], self._name)
+
+    async def recover(self) -> list[Delivery]:
+        """All that earlier leaders received and did not finish, oldest first within each stream. Needs the lease."""
+        return await self._inbox.recover()
+
+    async def receive(self, *, timeout_s: float) -> list[Delivery]:
+        """New messages, oldest first within each stream; empty after the timeout."""
+        return await self._inbox.receive(timeout_s)
+
+    async def finish(self, entries: Iterable[str]) -> None:
+        """End these messages: they will not be delivered again."""
+        await self._inbox.finish(entries)
+
+    async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
+        """Append to a worker's plan stream. The same id again is a retry and does nothing.
+
+        Raises:
+            LeaseLostError: the stream has gone past this id, by another's hand.
+            BusUnavailableError: Redis does not answer; the plan may or may not be there.
+        """
+        stream, data = self._keys.plans(worker), encode(plan)
+        try:
+            await self._commands.call("XADD", stream, "MAXLEN", "~", PLAN_RETENTION, str(step), "d", data)
+        except redis.ResponseError as error:
+            if "equal or smaller" not in str(error):
+                raise
+            there = await self._commands.call("XRANGE", stream, str(step), str(step))
+            if not there or there[0][1][1] != data:
+                raise LeaseLostError(f"plan {step} of {worker} comes too late: a newer one stands there") from error
+
+    async def read_results(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[LoggedResult]:
+        """Results above `after`, in order; waits for the first of them; empty after the timeout."""
+        reader = self._results.get(worker)
+        if reader is None:
+            reader = self._results[worker] = AsyncConnection(self._url, f"{self._name}-{worker}", blocks=True)
+        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
+        stream = self._keys.results(worker)
+        reply = await reader.call("XREAD", "COUNT", _PAGE, *block, "STREAMS", stream, str(after))
+        results = [_logged(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
+        if results and results[-1].result is None:
+            del self._results[worker]
+            await reader.close()
+        return results
+
+    async def seal(self, worker: WorkerId, epoch: Epoch) -> None:
+        """Declare a worker dead: from now on nothing is added to its streams. Idempotent.
+
+        Raises:
+            LeaseLostError: a newer leader has written to this stream.
+        """
+        keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers]
+        seal = StepId(epoch, SEAL_STEP)
+        try:
+            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, self._keys.results(WorkerId("")))
+        except redis.ResponseError as error:
+            if not str(error).startswith("NEWER"):
+                raise
+            raise LeaseLostError(f"{worker} cannot be sealed in epoch {epoch}: {error}") from error
+
+    async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Write and publish a result under our own writer's id.
+
+        Raises:
+            LeaseLostError: a newer leader has sealed our stream.
+        """
+        keys = [self._keys.results(worker), self._keys.writers]
+        await self._commands.call("ZADD", self._keys.writers, "NX", int(time.time()), worker)
+        try:
+            await self._commands.run(EMIT, keys, *emit_arguments(self._keys, worker, step, result))
+        except redis.ResponseError as error:
+            if not str(error).startswith("SEALED"):
+                raise
+            raise LeaseLostError(str(error)) from error
+
+    async def workers(self) -> dict[WorkerId, WorkerStatus]:
+        """The live workers."""
+        writers = await self.writers()
+        data = await self._commands.call("MGET", *map(self._keys.worker, writers)) if writers else []
+        return {w: decode(status, WorkerStatus) for w, status in zip(writers, data, strict=True) if status is not None}
+
+    async def writers(self) -> list[WorkerId]:
+        """Everyone, dead or alive, whose result stream may still be there."""
+        members = await self._commands.call("ZRANGE", self._keys.writers, 0, -1)
+        return [WorkerId(member.decode()) for member in members]
+
+    async def live_gateways(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
+        """Those of them that have a heartbeat."""
+        asked = list(gateways)
+        signs = await self._commands.call("MGET", *map(self._keys.gateway, asked)) if asked else []
+        return {gateway for gateway, sign in zip(asked, signs, strict=True) if sign is not None}
+
+    async def publish_status(self, status: PoolStatus) -> None:
+        """Tell everybody how the pool is."""
+        await self._commands.call("SET", self._keys.status, encode(status), "PX", _TTL_MS)
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self._inbox.close()
+        await self._commands.close()
+        for reader in self._results.values():
+            await reader.close()
+
+
+def _logged(entry_id: bytes, fields: list[bytes]) -> LoggedResult:
+    step = StepId.parse(entry_id)
+    return LoggedResult(step, None if step.is_seal else decode(fields[1], StepResult))

@@ -1,0 +1,30 @@
+"""The Lua scripts of this package: what has to happen as one act on the server."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script and the name that the server caches it under."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Read `<name>.lua` beside this file."""
+        text = resources.files("shared.redis_bus").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ADMIT = Script.load("admit")
+EMIT = Script.load("emit")
+SEAL = Script.load("seal")
+LEASE = Script.load("lease")
+RESIGN = Script.load("resign")
+ADOPT = Script.load("adopt")
+FINISH = Script.load("finish")
+HEARTBEAT = Script.load("heartbeat")

@@ -1,0 +1,120 @@
+"""A worker's side of the bus on Redis: blocks in the calling thread."""
+
+import secrets
+import time
+from typing import Self
+
+import redis
+
+from shared.bus import LIVENESS_TTL_S
+from shared.errors import SealedError
+from shared.ids import StepId, WorkerId
+from shared.keys import PoolKeys
+from shared.messages import (
+    StepPlan,
+    StepResult,
+    WorkerBye,
+    WorkerCapabilities,
+    WorkerHello,
+    WorkerStatus,
+    decode,
+    encode,
+)
+from shared.redis_bus.connection import Argument, BlockingConnection
+from shared.redis_bus.emission import emit_arguments
+from shared.redis_bus.scripts import EMIT, HEARTBEAT, Script
+
+_TTL_MS = int(LIVENESS_TTL_S * 1000)
+
+
+class RedisWorkerBus:
+    """Implements `WorkerBus`. Made by `connect`. Reading, emitting and all the rest have a connection each."""
+
+    def __init__(self, url: str, pool: str) -> None:
+        self._keys = PoolKeys(pool)
+        name = f"worker-{secrets.token_hex(6)}"
+        self._commands = BlockingConnection(url, name)
+        self._plans = BlockingConnection(url, f"{name}-plans", blocks=True)
+        self._results = BlockingConnection(url, f"{name}-results")
+
+    @classmethod
+    def connect(cls, url: str, pool: str) -> Self:
+        """Join a pool.
+
+        Raises:
+            ConfigurationError: the url is wrong, or the server will not do.
+            BusUnavailableError: Redis does not answer.
+        """
+        bus = cls(url, pool)
+        bus._commands.greet()
+        return bus
+
+    def register(self) -> WorkerId:
+        """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter."""
+        number = self._commands.call("INCR", self._keys.worker_sequence)
+        worker = WorkerId(f"w{number}-{secrets.token_hex(4)}")
+        self._commands.call("ZADD", self._keys.writers, int(time.time()), worker)
+        return worker
+
+    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+        """Ask for work."""
+        message = encode(WorkerHello(worker_id=worker, capabilities=capabilities))
+        self._commands.call("XADD", self._keys.control, "*", "d", message)
+
+    def bye(self, worker: WorkerId) -> None:
+        """Say that no further plan will be executed."""
+        self._commands.call("DEL", self._keys.worker(worker))
+        self._commands.call("XADD", self._keys.control, "*", "d", encode(WorkerBye(worker_id=worker)))
+
+    def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
+        """Plans above `after`, in order; empty after the timeout.
+
+        Raises:
+            SealedError: the stream has been sealed.
+            BusUnavailableError: Redis does not answer.
+        """
+        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
+        reply = self._plans.call("XREAD", *block, "STREAMS", self._keys.plans(worker), str(after))
+        plans = []
+        for entry_id, fields in reply[0][1] if reply else ():
+            step = StepId.parse(entry_id)
+            if step.is_seal:
+                raise SealedError(f"{worker} has been sealed")
+            plans.append((step, decode(fields[1], StepPlan)))
+        return plans
+
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+        """Append to the result stream and publish each batch to its gateway, as one act. The same again is a retry.
+
+        Raises:
+            SealedError: the stream has been sealed; nothing was published.
+            BusUnavailableError: Redis does not answer; the result may or may not be there.
+        """
+        keys = [self._keys.results(worker), self._keys.writers]
+        arguments = emit_arguments(self._keys, worker, step, result)
+        self._run_unless_sealed(self._results, EMIT, keys, arguments)
+
+    def heartbeat(self, status: WorkerStatus) -> None:
+        """Say that this worker lives, and how far it is.
+
+        Raises:
+            SealedError: the bus does not know this worker, since Redis has lost its data or it was dead for too long.
+            BusUnavailableError: Redis does not answer.
+        """
+        keys = [self._keys.worker(status.worker_id), self._keys.writers]
+        self._run_unless_sealed(self._commands, HEARTBEAT, keys, [status.worker_id, encode(status), _TTL_MS])
+
+    def close(self) -> None:
+        """Release the connections."""
+        for connection in (self._commands, self._plans, self._results):
+            connection.close()
+
+    def _run_unless_sealed(
+        self, connection: BlockingConnection, script: Script, keys: list[str], arguments: list[Argument]
+    ) -> None:
+        try:
+            connection.run(script, keys, *arguments)
+        except redis.ResponseError as error:
+            if not str(error).startswith("SEALED"):
+                raise
+            raise SealedError(str(error)) from error

@@ -1,0 +1,73 @@
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import httpx
+import pytest
+
+from gateway.main import serve
+from gateway.settings import GatewaySettings
+from gateway.tokenizer import Tokenizer
+from shared.memory_bus import MemoryBus
+from tests.gateway.conftest import eventually
+from tests.gateway.scripted_pool import ScriptedPool
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_event(byte_tokenizer: Tokenizer) -> None:
+    memory = MemoryBus()
+    pool = ScriptedPool(memory, lambda _submit, _choice, position: ord("a") if position < 2 else None)
+    pooling = asyncio.create_task(pool.run())
+    await eventually(lambda: memory._state.status is not None)
+    settings = GatewaySettings(pool="p", model="tiny", shutdown_timeout_s=0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+        async with httpx.AsyncClient() as http:
+            posting = asyncio.create_task(http.post(url, json=BODY))
+            await eventually(lambda: len(pool.submits) == 1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            response = await posting
+        await serving
+    assert "shutting down" in response.text
+    assert response.text.endswith("data: [DONE]\n\n")
+    await eventually(lambda: len(pool.cancels) == 1)
+    pooling.cancel()
+    await asyncio.gather(pooling, return_exceptions=True)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_gateway_process_serves_on_redis_and_ends_cleanly_at_a_signal(redis_url: str, number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    script = (
+        "import logging; logging.basicConfig(level='INFO')\n"
+        "from gateway.main import run; from gateway.settings import GatewaySettings\n"
+        f"run(GatewaySettings(pool='p', model='demo', port={port}, redis_url={redis_url!r}))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", script, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+
+        async def is_up() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return (await http.get("/ping")).status_code == 200
+            return process.returncode is not None
+
+        await eventually(is_up, timeout_s=30)
+        health = await http.get("/health")
+        assert (health.status_code, health.json()["reason"]) == (503, "no scheduler leads the pool")
+        assert (await http.get("/v1/models")).json()["data"][0]["max_model_len"] == 8192
+        bad = await http.post("/v1/completions", json={"model": "demo", "prompt": [49152]})
+        assert bad.status_code == 400
+    process.send_signal(number)
+    printed, logged = await process.communicate()
+    assert process.returncode == 0, logged
+    assert printed == b""
+    assert b"Traceback" not in logged

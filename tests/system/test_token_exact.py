@@ -1,0 +1,139 @@
+"""Greedy output in fp32 is transformers' own, token for token, however the work is cut into steps.
+
+Where the tokens differ, the oracle's scores of the two candidates must be a near-tie: summation order decides it.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from gateway.tokenizer_loading import load_tokenizer
+from gpu_worker.model_runner import ModelRunner
+from pagestream.engine import LocalEngine
+from shared.checkpoint import Checkpoint
+from shared.model_config import ModelConfig
+from shared.sampling import SamplingParams
+from tests.system.prompts import prompts
+
+NUM_TOKENS = 12
+NEAR_TIE = 1e-3
+EOS = 2
+MAX_MODEL_LEN = 1600
+BYTES_PER_BLOCK = 2 * 30 * 16 * 3 * 64 * 4
+"""Keys and values, layers, tokens, heads, head_dim, fp32."""
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def prompt_ids(demo: Checkpoint) -> list[list[int]]:
+    tokenizer = load_tokenizer(demo, ModelConfig.from_checkpoint(demo))
+    ids = [tokenizer.encode(prompt) for prompt in prompts()]
+    assert len(ids) == 40
+    assert min(map(len, ids)) == 1
+    assert max(map(len, ids)) >= 1500
+    return ids
+
+
+@pytest.fixture(scope="module")
+def expected(demo_oracle: LlamaForCausalLM, prompt_ids: list[list[int]]) -> list[list[int]]:
+    answers = []
+    for ids in prompt_ids:
+        generated = demo_oracle.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=NUM_TOKENS,
+            do_sample=False,
+            pad_token_id=EOS,
+        )
+        answers.append(generated[0, len(ids) :].tolist())
+    return answers
+
+
+def answers_of(
+    runner: ModelRunner, prompt_ids: list[list[int]], *, at_once: int
+) -> tuple[list[list[int]], LocalEngine]:
+    """Run all prompts greedily, at most `at_once` at a time, and leave nothing behind."""
+    engine = LocalEngine(runner)
+    sampling = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, stop_token_ids=(EOS,))
+    waiting = list(enumerate(prompt_ids))
+    answers: list[list[int]] = [[] for _ in prompt_ids]
+    index_of = {}
+    while waiting or engine.has_unfinished_requests:
+        while waiting and engine.scheduler.num_requests < at_once:
+            index, ids = waiting.pop(0)
+            index_of[engine.submit(ids, sampling)] = index
+        for output in engine.step():
+            assert not output.fault
+            answers[index_of[output.request_id]] += output.token_ids
+    engine.scheduler.check()
+    (worker,) = engine.scheduler.workers.values()
+    assert worker.pool.num_free == worker.pool.num_blocks
+    return answers, engine
+
+
+def assert_equal_but_for_near_ties(
+    answers: list[list[int]], expected: list[list[int]], prompt_ids: list[list[int]], oracle: LlamaForCausalLM
+) -> None:
+    for index, (ours, theirs, prompt) in enumerate(zip(answers, expected, prompt_ids, strict=True)):
+        if ours == theirs:
+            continue
+        place = next(i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1])
+        with torch.inference_mode():
+            scores = oracle(torch.tensor([prompt + theirs[:place]])).logits[0, -1]
+        gap = float(scores[theirs[place]] - scores[ours[place]])
+        print(f"prompt {index} ({len(prompt)} tokens) differs at token {place}: a near-tie of {gap:.2e}")
+        assert 0 <= gap < NEAR_TIE, (
+            f"prompt {index}, token {place}: {ours[place]} instead of {theirs[place]}, gap {gap}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("budget", "caching", "at_once"),
+    [(512, True, 32), (512, False, 32), (64, True, 32), (16, False, 32), (512, False, 1), (512, True, 1)],
+    ids=lambda value: str(value),
+)
+def test_greedy_tokens_are_those_of_transformers(
+    demo: Checkpoint,
+    load: Callable[..., ModelRunner],
+    demo_oracle: LlamaForCausalLM,
+    prompt_ids: list[list[int]],
+    expected: list[list[int]],
+    budget: int,
+    caching: bool,
+    at_once: int,
+) -> None:
+    runner = load(
+        demo,
+        max_model_len=MAX_MODEL_LEN,
+        kv_cache_memory_bytes=700 * BYTES_PER_BLOCK,
+        max_num_seqs=min(32, budget),
+        max_num_batched_tokens=budget,
+        enable_prefix_caching=caching,
+    )
+    answers, engine = answers_of(runner, prompt_ids, at_once=at_once)
+    assert (engine.scheduler.num_cached_tokens > 1_000) == caching
+    assert_equal_but_for_near_ties(answers, expected, prompt_ids, demo_oracle)
+
+
+def test_greedy_tokens_stay_the_same_through_preemption(
+    demo: Checkpoint,
+    load: Callable[..., ModelRunner],
+    demo_oracle: LlamaForCausalLM,
+    prompt_ids: list[list[int]],
+    expected: list[list[int]],
+) -> None:
+    chosen = [index for index, ids in enumerate(prompt_ids) if 12 < len(ids) < 300]
+    prompts_in_need = [prompt_ids[index] for index in chosen]
+    runner = load(
+        demo,
+        max_model_len=320,
+        kv_cache_memory_bytes=24 * BYTES_PER_BLOCK,
+        max_num_seqs=32,
+        max_num_batched_tokens=128,
+    )
+    answers, engine = answers_of(runner, prompts_in_need, at_once=32)
+    assert engine.scheduler.num_preemptions > 0
+    assert_equal_but_for_near_ties(answers, [expected[index] for index in chosen], prompts_in_need, demo_oracle)
