@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from pagestream.stack import free_port
+from pagestream.gateway_address import GatewayAddress
 from shared.demo_model import fetch
 
 PROJECT = "pagestream-verify"
@@ -32,7 +32,7 @@ class Stack:
     """One Compose project, on a port of its own."""
 
     def __init__(self, compose: list[str]) -> None:
-        port = free_port("127.0.0.1", 0)
+        port = GatewayAddress.find("127.0.0.1", 0).port
         self.url = f"http://127.0.0.1:{port}"
         self._compose = [*compose, "-p", PROJECT, "-f", str(COMPOSE_FILE)]
         is_docker = Path(compose[0]).name in {"docker", "docker-compose"}
@@ -64,7 +64,7 @@ class Stack:
         self._ask("kill", "--signal", "KILL", container)
 
     def remove(self) -> None:
-        """Take everything down, volumes included. podman-compose knows one container of a service, and no scaled ones."""
+        """Take everything down, volumes included. podman-compose does not know the containers it has scaled up."""
         for container in self.containers("gpu-worker"):
             self._ask("rm", "--force", container)
         self.compose("down", "--volumes", "--timeout", "10")

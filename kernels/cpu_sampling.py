@@ -1,14 +1,16 @@
-"""Sampling on a CPU without sorting the vocabulary: sorting 32 rows of 49,152 logits takes 67 ms, this takes 4 ms."""
+"""Sampling on a CPU, in a few passes over the logits and, for most rows, without sorting them."""
 
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kernels.arguments import SamplingTensors
 
-SHORTLISTS: Final = (64, 1024)
-"""Largest weights that are looked at before a row is sorted in full: the nucleus is seldom larger."""
+SHORTLIST: Final = 64
+"""Largest weights that are looked at before a row is sorted in full: the nucleus is seldom larger. Of 32 rows of 49,152
+PyTorch finds the 64 largest in 2 ms, the 1,024 largest in 15 ms, and sorts in 90 ms; numpy sorts in 4 ms (Zen 5)."""
 
 BLOCK: Final = 256
 """Weights that are summed at once on the way to the chosen one: a running sum of them all in float64 costs 24 ms."""
@@ -37,7 +39,7 @@ def _drop_below(weights: Tensor, least: Tensor) -> None:
 def _kth_largest(weights: Tensor, top_k: Tensor) -> Tensor:
     """The top_k-th largest weight of each row; 0 where all are kept."""
     kept = top_k.clamp(max=weights.shape[1])
-    descending = weights.topk(int(kept.max()), dim=-1).values
+    descending = _largest(weights, int(kept.max()))
     return torch.where(kept > 0, descending.gather(1, (kept - 1).clamp(min=0)[:, None]).squeeze(1), 0.0)
 
 
@@ -46,8 +48,8 @@ def _nucleus_threshold(weights: Tensor, top_p: Tensor) -> Tensor:
     wanted = weights.sum(-1, dtype=torch.float64) * top_p
     threshold = torch.zeros(len(weights), dtype=weights.dtype)
     open_rows = torch.arange(len(weights))
-    for size in (*(size for size in SHORTLISTS if size < weights.shape[1]), weights.shape[1]):
-        descending = weights[open_rows].topk(size, dim=-1).values
+    for size in (min(SHORTLIST, weights.shape[1]), weights.shape[1]):
+        descending = _largest(weights[open_rows], size)
         mass = descending.cumsum(-1, dtype=torch.float64)
         place = (mass < wanted[open_rows, None]).sum(-1)
         found = place < size
@@ -56,6 +58,14 @@ def _nucleus_threshold(weights: Tensor, top_p: Tensor) -> Tensor:
         if not len(open_rows):
             break
     return threshold
+
+
+def _largest(weights: Tensor, count: int) -> Tensor:
+    """The `count` largest weights of each row, in descending order."""
+    if count <= SHORTLIST:
+        return weights.topk(count, dim=-1).values
+    ascending = np.sort(weights.numpy(), axis=-1)
+    return torch.from_numpy(ascending[:, : -count - 1 : -1].copy())
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:

@@ -82,12 +82,13 @@ def serve(  # noqa: PLR0913 - one parameter per flag
 
     resolve(model)
     settings = StackSettings(
+        model_name=served_model_name[0] if served_model_name else model,
+        needs_api_key=bool(api_key),
         host=host,
         port=port,
         num_workers=workers,
         num_threads=num_threads,
         redis_url=redis_url,
-        api_key=api_key[0] if api_key else None,
         environment=options.as_environment(context.params),
     )
     return LocalStack(settings, console=Console(highlight=False)).run()

@@ -34,8 +34,8 @@ class ChoiceOutput(NamedTuple):
 class LocalEngine:
     """Runs requests to their end, step by step, in the thread that calls.
 
-    Plans and results are the same messages as on the bus, planned as far ahead, so that tokens do not depend on which of
-    the two ways a request goes.
+    Plans and results are the same messages as on the bus, planned as far ahead, so that tokens do not depend on which
+    of the two ways a request goes.
     """
 
     def __init__(self, runner: Runner) -> None:

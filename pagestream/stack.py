@@ -4,18 +4,17 @@ import json
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
 
-from pagestream.gateway_probe import GatewayProbe
+from pagestream.gateway_address import GatewayAddress
 from pagestream.redis_keeper import RedisKeeper
 from pagestream.service_process import Event, ServiceProcess, StopRequested
 from pagestream.startup_display import StartupDisplay
@@ -32,21 +31,23 @@ class StackSettings:
     """What the stack itself needs to know.
 
     Attributes:
+        model_name: The name that clients ask for.
+        needs_api_key: Whether they must send a key.
         host: The interface the gateway listens on.
         port: Its port; 0 takes a free one.
         num_workers: Worker processes.
         num_threads: Threads that each of them computes with; None shares the machine's processors among them.
         redis_url: A Redis that runs already; None starts one for the stack alone.
-        api_key: One of the gateway's keys, if it wants any.
         environment: The settings of all services, as environment variables.
     """
 
+    model_name: str
+    needs_api_key: bool
     host: str
     port: int
     num_workers: int
     num_threads: int | None = None
     redis_url: str | None = None
-    api_key: str | None = field(default=None, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -69,20 +70,17 @@ class LocalStack:
             ConfigurationError: the port is taken, or a service gave up while the stack was starting.
         """
         settings = self._settings
-        port = free_port(settings.host, settings.port)
-        log_path = cache_directory() / "logs" / f"serve-{port}.log"
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        address = GatewayAddress.find(settings.host, settings.port)
         with ExitStack() as resources:
             resources.enter_context(self._stop_on_signals())
-            log = resources.enter_context(log_path.open("w"))
+            log = resources.enter_context(_open_log(address.port))
             bus = resources.enter_context(RedisKeeper(settings.redis_url, audience=self))
-            services = self._services(bus.url, port)
+            services = self._services(bus.url, address.port)
             supervisor = Supervisor(services, events=self._events, log=log, audience=self)
             resources.callback(supervisor.stop, self._order_of_the_end(services))
-            probe = GatewayProbe(settings.host, port, api_key=settings.api_key)
-            self._start(supervisor, probe, services)
+            self._start(supervisor, address, services)
             if not supervisor.is_stop_requested:
-                self._announce(probe, log_path)
+                self._announce(address, log.name)
             while not supervisor.is_stop_requested:
                 supervisor.run(timeout_s=1.0)
                 bus.check()
@@ -98,10 +96,10 @@ class LocalStack:
         """Show what a person should know."""
         self._console.print(f"{service}: {text}", markup=False, soft_wrap=True)
 
-    def _start(self, supervisor: Supervisor, probe: GatewayProbe, services: list[ServiceProcess]) -> None:
+    def _start(self, supervisor: Supervisor, address: GatewayAddress, services: list[ServiceProcess]) -> None:
         with StartupDisplay(self._console, [service.name for service in services]) as self._display:
             supervisor.start()
-            while not supervisor.is_stop_requested and not probe.is_healthy():
+            while not supervisor.is_stop_requested and not address.is_healthy():
                 supervisor.run(timeout_s=0.1)
         supervisor.is_settled = True
 
@@ -126,13 +124,15 @@ class LocalStack:
     def _order_of_the_end(self, services: list[ServiceProcess]) -> list[list[str]]:
         return [[GATEWAY], [service.name for service in services if service.name != GATEWAY]]
 
-    def _announce(self, probe: GatewayProbe, log_path: Path) -> None:
-        model = probe.served_model_name()
-        key = '-H "Authorization: Bearer $API_KEY" ' if self._settings.api_key else ""
+    def _announce(self, address: GatewayAddress, log_path: str) -> None:
+        model = self._settings.model_name
+        key = '-H "Authorization: Bearer $API_KEY" ' if self._settings.needs_api_key else ""
         body = {"model": model, "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 64}
-        self._console.print(f"\n{model} is served at {probe.base_url}  (log: {log_path})\n", soft_wrap=True)
         self._console.print(
-            f"curl {probe.base_url}/chat/completions {key}-H 'Content-Type: application/json'"
+            f"\n{model} is served at {address.base_url}  (log: {log_path})\n", markup=False, soft_wrap=True
+        )
+        self._console.print(
+            f"curl {address.base_url}/chat/completions {key}-H 'Content-Type: application/json'"
             f" -d {shlex.quote(json.dumps(body))}",
             markup=False,
             soft_wrap=True,
@@ -158,20 +158,12 @@ def threads_per_worker(num_processors: int, num_workers: int) -> int:
     return max(1, num_processors // num_workers)
 
 
-def free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0, after seeing that it can be listened on.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on port {port} of {host}: {error.strerror}; stop what listens there, "
-                "or choose another with --host and --port"
-            ) from error
-        return int(probe.getsockname()[1])
+def _open_log(port: int) -> TextIO:
+    directory = cache_directory() / "logs"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / f"serve-{port}.log").open("w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write a log in {directory}: {error.strerror}; set PAGESTREAM_CACHE to a directory you may write"
+        ) from error

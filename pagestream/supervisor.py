@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 
 from pagestream.log_line import LogLine
 from pagestream.restarts import RestartHistory
-from pagestream.service_process import Event, Exited, Logged, ServiceProcess
+from pagestream.service_process import Event, Exited, Logged, ServiceProcess, StopRequested
 from shared.errors import ConfigurationError
 
 GRACE_S = 10.0
@@ -68,11 +68,8 @@ class Supervisor:
             for name in [name for name, at in self._starts_at.items() if at <= now]:
                 self._start(name)
             event = self._next_event(until=min([deadline, *self._starts_at.values()]))
-            match event:
-                case Exited():
-                    self._start_again_later(event)
-                case _:
-                    pass
+            if isinstance(event, Exited):
+                self._start_again_later(event)
 
     def stop(self, order: Iterable[Iterable[str]]) -> None:
         """End the services, group after group; a second stop request, or `GRACE_S`, ends them the hard way."""
@@ -112,13 +109,12 @@ class Supervisor:
                 self._pass_on(event)
             case Exited():
                 self._running.discard(event.service)
-            case _:
+            case StopRequested():
                 self._num_stop_requests += 1
         return event
 
     def _pass_on(self, event: Logged) -> None:
-        self._log.write(f"{event.service:<10} {event.text}\n")
-        self._log.flush()
+        self._write(event.service, event.text)
         line = LogLine.parse(event.text, previous=self._last_lines.get(event.service))
         self._last_lines[event.service] = line
         if line.is_last_word:
@@ -135,7 +131,13 @@ class Supervisor:
             raise ConfigurationError(f"{event.service} did not start: {reason}")
         delay_s = self._histories[event.service].died(uptime_s=event.uptime_s)
         self._starts_at[event.service] = time.monotonic() + delay_s
-        self._audience.alert(event.service, f"ended ({reason}); starts again in {delay_s:.1f} s")
+        message = f"ended ({reason}); starts again in {delay_s:.1f} s"
+        self._write(event.service, message)
+        self._audience.alert(event.service, message)
+
+    def _write(self, service: str, text: str) -> None:
+        self._log.write(f"{service:<10} {text}\n")
+        self._log.flush()
 
 
 def _describe(status: int) -> str:

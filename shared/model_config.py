@@ -84,10 +84,7 @@ class ModelConfig:
 
     @property
     def max_context(self) -> int:
-        """Tokens this model can attend to: its positions, stretched as the checkpoint says.
-
-        A sliding window bounds it: up to the window's size full attention is the same, and that is what is computed.
-        """
+        """Tokens this model can attend to; at most its sliding window, up to which full attention is the same."""
         scaling = self.rope_scaling
         longest = self.max_position_embeddings
         if scaling.rope_type in {"linear", "dynamic"}:

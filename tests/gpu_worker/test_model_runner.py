@@ -150,7 +150,7 @@ def test_the_cache_is_logged_in_blocks(
 
 
 def test_an_unknown_dtype_is_named(tiny: Checkpoint, load: Callable[..., ModelRunner]) -> None:
-    with pytest.raises(ConfigurationError, match="--dtype 'int3'.*float32, bfloat16, float16"):
+    with pytest.raises(ConfigurationError, match=r"--dtype 'int3'.*float32, bfloat16, float16"):
         load(tiny, dtype="int3")
 
 

@@ -43,7 +43,8 @@ def test_numbers_are_uniform_over_seeds_and_over_positions() -> None:
         uniforms(np.full(40_000, 5, np.uint64), counting),
         uniforms(counting.astype(np.uint64), np.full(40_000, 9)),
     ):
-        assert 0 <= numbers.min() and numbers.max() < 1
+        assert numbers.min() >= 0
+        assert numbers.max() < 1
         counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
         chi_squared = ((counts - 2000) ** 2 / 2000).sum()
         assert chi_squared < 43.8, "19 degrees of freedom exceed this once in a thousand; the numbers are fixed"

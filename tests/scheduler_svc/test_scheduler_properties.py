@@ -1,4 +1,4 @@
-"""The core through any interleaving of events, with workers that check every plan and tokens that show every mistake."""
+"""The core through any interleaving of events: workers check every plan, and tokens show every mistake."""
 
 import os
 

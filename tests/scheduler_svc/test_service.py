@@ -1,4 +1,4 @@
-"""The shell over the bus: real scheduler service, real worker services with fake runners, gateways played by the test."""
+"""The shell over the bus: real scheduler and worker services with fake runners; the test plays the gateway."""
 
 import asyncio
 import threading
@@ -86,7 +86,7 @@ class FakeClient:
 async def scheduler(bus: MemoryBus, name: str = "s1") -> AsyncIterator[SchedulerService]:
     service = SchedulerService(bus.scheduler(name), SETTINGS, clock=time.monotonic)
     running = asyncio.create_task(service.run())
-    while (status := await bus.gateway().pool_status()) is None:
+    while await bus.gateway().pool_status() is None:  # noqa: ASYNC110 - the status is polled by its readers
         await asyncio.sleep(0.01)
     yield service
     service.stop()

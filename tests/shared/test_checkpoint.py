@@ -52,5 +52,5 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_without_the_hub_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="'nobody/nothing-at-all'.*use a local path"):
+    with pytest.raises(CheckpointError, match=r"'nobody/nothing-at-all'.*use a local path"):
         resolve("nobody/nothing-at-all")

@@ -66,21 +66,23 @@ def test_a_file_cut_off_anywhere_is_refused(written: Path, tmp_path: Path) -> No
     cut = tmp_path / "cut.gguf"
     for length in [1, 3, *range(4, len(whole) - 32, 61)]:
         cut.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="cut.gguf"):
+        with pytest.raises(CheckpointError, match=r"cut\.gguf"):
             GGUFFile.open(cut)
 
 
 def test_a_corrupt_header_is_refused_or_read_but_never_breaks_the_reader(written: Path, tmp_path: Path) -> None:
     whole = bytearray(written.read_bytes())
     corrupt = tmp_path / "corrupt.gguf"
+    num_refused = 0
     for place in range(0, 900, 3):
         changed = whole.copy()
         changed[place] ^= 0xFF
         corrupt.write_bytes(changed)
         try:
             GGUFFile.open(corrupt)
-        except CheckpointError as error:
-            assert "corrupt.gguf" in str(error)
+        except CheckpointError:
+            num_refused += 1
+    assert num_refused > 50
 
 
 def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_what_config_json_leaves_out_has_transformers_defaults() -> None:
     assert config.head_dim == 8
     assert config.rope_theta == 10_000.0
     assert config.rope_scaling.rope_type == "default"
-    assert not config.tie_word_embeddings and not config.attention_bias and not config.mlp_bias
+    assert (config.tie_word_embeddings, config.attention_bias, config.mlp_bias) == (False, False, False)
 
 
 def test_end_tokens_of_both_files_are_ends() -> None:
@@ -125,8 +125,7 @@ def test_gguf_metadata_give_the_same_model() -> None:
 
 def test_tensors_say_what_gguf_metadata_do_not() -> None:
     config = ModelConfig.from_gguf(gguf(None, "output.weight", "blk.0.attn_q.bias", "blk.0.ffn_up.bias"))
-    assert not config.tie_word_embeddings
-    assert config.attention_bias and config.mlp_bias
+    assert (config.tie_word_embeddings, config.attention_bias, config.mlp_bias) == (False, True, True)
 
 
 def test_gguf_end_tokens_are_those_named_by_key_and_the_usual_control_tokens() -> None:

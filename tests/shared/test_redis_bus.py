@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -306,6 +308,22 @@ async def test_without_redis_every_role_says_so_and_goes_on_when_it_is_back() ->
         worker.emit(name, StepId(5, 1), StepResult())
         for bus in (gateway, scheduler):
             await bus.close()
+        worker.close()
+
+
+async def test_a_redis_that_hangs_is_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.redis_bus.connection.COMMAND_TIMEOUT_S", 0.2)
+    with RedisServer() as server:
+        gateway, worker = await RedisGatewayBus.connect(server.url, "p"), RedisWorkerBus.connect(server.url, "p")
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(BusUnavailableError):
+            await gateway.heartbeat()
+        with pytest.raises(BusUnavailableError):
+            worker.register()
+        os.kill(server.pid, signal.SIGCONT)
+        await gateway.heartbeat()
+        assert worker.register()
+        await gateway.close()
         worker.close()
 
 

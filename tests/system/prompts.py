@@ -36,8 +36,8 @@ _STORY = (
 )
 
 _SYSTEM = (
-    "<|im_start|>system\nYou are a careful assistant. Answer in one short paragraph, name your sources, say so when you "
-    "do not know, and never invent a number. "
+    "<|im_start|>system\nYou are a careful assistant. Answer in one short paragraph, name your sources, say so when "
+    "you do not know, and never invent a number. "
     + "If the question is about the weather, ask for the place first. " * 12
     + "<|im_end|>\n<|im_start|>user\n"
 )
