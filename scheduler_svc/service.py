@@ -140,7 +140,7 @@ class Term:
             case WorkerHello() as hello:
                 self._welcome(hello.worker_id, hello.capabilities)
             case WorkerBye() as bye:
-                self._dismiss(bye.worker_id, "it said goodbye")
+                self._dismiss(bye.worker_id, "it said goodbye", level=logging.INFO)
             case None:
                 log.error("dropped an undecodable message %s: %s", delivery.entry, delivery.error)
         self._handled.append(delivery.entry)
@@ -154,11 +154,11 @@ class Term:
         self._tasks.create_task(self._read(worker_id))
         self._work.set()
 
-    def _dismiss(self, worker_id: WorkerId, reason: str) -> None:
+    def _dismiss(self, worker_id: WorkerId, reason: str, *, level: int = logging.WARNING) -> None:
         """Declare a worker dead. Its reader drains the log up to the seal, and then its sequences move on."""
         if worker_id in self._dead or worker_id not in self._core.workers:
             return
-        log.warning("worker %s leaves: %s", worker_id, reason)
+        log.log(level, "worker %s leaves: %s", worker_id, reason)
         self._dead.add(worker_id)
         self._core.suspend_worker(worker_id)
         self._tasks.create_task(self._bus.seal(worker_id, self._epoch))

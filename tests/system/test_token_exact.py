@@ -93,7 +93,7 @@ def assert_equal_but_for_near_ties(
 @pytest.mark.parametrize(
     ("budget", "caching", "at_once"),
     [(512, True, 32), (512, False, 32), (64, True, 32), (16, False, 32), (512, False, 1), (512, True, 1)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_greedy_tokens_are_those_of_transformers(
     demo: Checkpoint,
