@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast compose-test lint type format lock clean
+.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-scheduler lint type format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
 
 compose-test: $(ENVIRONMENT) ## build the images, bring the Compose stack up, break it, take it down: COMPOSE="docker compose"
 	$(BIN)/python compose/verify.py $(COMPOSE)
+
+bench-floor: $(ENVIRONMENT) ## output tokens/s of the whole stack beside transformers' static batch, in one run
+	@$(BIN)/python -m loadtest.floor
+
+bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running sequences
+	@$(BIN)/python -m loadtest.scheduler_cpu
+
+test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
+	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

@@ -8,9 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpu_worker.model_runner import ModelRunner
-from gpu_worker.weights import open_weights
+from loadtest.transformers_peer import load_in_transformers
 from shared.checkpoint import Checkpoint, resolve
-from shared.model_config import ModelConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,28 +29,7 @@ def demo() -> Checkpoint:
 @pytest.fixture(scope="session")
 def demo_oracle(demo: Checkpoint) -> LlamaForCausalLM:
     """transformers' model of the demo checkpoint, in fp32, with the weights as `gpu_worker.weights` reads them."""
-    config = ModelConfig.from_checkpoint(demo)
-    weights = open_weights(demo, config, dtype=torch.float32, device=torch.device("cpu"))
-    oracle = LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
-            rms_norm_eps=config.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    names = [name for name in oracle.state_dict() if name != "lm_head.weight"]
-    missing = oracle.load_state_dict({name: weights.get(name) for name in names}, strict=False)
-    assert missing.missing_keys == ["lm_head.weight"]
-    return oracle.eval()
+    return load_in_transformers(demo)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,120 @@
+"""`make bench-floor`: the whole stack against transformers' static-batch `generate`, in one run on one machine.
+
+The stack pays for the gateway, the scheduler and Redis on the same cores; transformers pays for nothing but the model.
+Rounds alternate, and each figure is the median of its rounds.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import torch
+
+from loadtest.transformers_peer import generate, load_in_transformers
+from shared.checkpoint import resolve
+
+PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
+START_TIMEOUT_S = 120.0
+
+
+def main() -> int:
+    """Measure and print a table; 1 if the stack is slower anywhere."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    model = load_in_transformers(resolve(arguments.model))
+    torch.set_num_threads(os.cpu_count() or 1)
+    print(
+        f"{PROMPT_TOKENS} in / {OUTPUT_TOKENS} out, output tokens/s, median of {arguments.rounds} rounds (all rounds)"
+    )
+    is_slower = False
+    with _serving(arguments.model) as url:
+        _serve(url, arguments.model, _prompts(2))
+        for concurrency in arguments.concurrency:
+            ours, theirs = [], []
+            for _ in range(arguments.rounds):
+                prompts = _prompts(concurrency)
+                ours.append(_rate(lambda prompts=prompts: _serve(url, arguments.model, prompts), concurrency))
+                theirs.append(
+                    _rate(
+                        lambda prompts=prompts: generate(model, prompts, max_tokens=OUTPUT_TOKENS, ignore_eos=True),
+                        concurrency,
+                    )
+                )
+            ratio = statistics.median(ours) / statistics.median(theirs)
+            is_slower |= ratio < 1
+            print(f"  {concurrency:3} at once: pagestream {_show(ours)}   transformers {_show(theirs)}   x{ratio:.2f}")
+    return int(is_slower)
+
+
+def _prompts(count: int) -> list[list[int]]:
+    return [[random.randrange(100, 40_000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
+
+
+def _rate(work: object, count: int) -> float:
+    assert callable(work)
+    started = time.perf_counter()
+    work()
+    return count * OUTPUT_TOKENS / (time.perf_counter() - started)
+
+
+def _show(rates: list[float]) -> str:
+    return f"{statistics.median(rates):6.1f} ({', '.join(f'{rate:.0f}' for rate in rates)})"
+
+
+def _serve(url: str, model: str, prompts: list[list[int]]) -> None:
+    async def one(client: httpx.AsyncClient, prompt: list[int]) -> None:
+        body = {"model": model, "prompt": prompt, "max_tokens": OUTPUT_TOKENS, "temperature": 0, "ignore_eos": True}
+        response = await client.post(f"{url}/v1/completions", json=body)
+        response.raise_for_status()
+        assert response.json()["usage"]["completion_tokens"] == OUTPUT_TOKENS
+
+    async def everyone() -> None:
+        async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+            await asyncio.gather(*(one(client, prompt) for prompt in prompts))
+
+    asyncio.run(everyone())
+
+
+@contextmanager
+def _serving(model: str) -> Iterator[str]:
+    """`pagestream serve` in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "pagestream", "serve", model, "--port", str(port), "--max-model-len", "2048"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _is_healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the server did not start; try: {' '.join(command)}")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,170 @@
+"""The demo model through every service, with the clients people have."""
+
+import json
+import math
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.system.processes import Services
+
+pytestmark = pytest.mark.model
+
+WORKER = ("--max-model-len", "2048", "--num-threads", "1", "--kv-cache-memory-bytes", "300M")
+CHAT = [{"role": "user", "content": "Name three colours."}]
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with Services(tmp_path_factory.mktemp("real")) as running:
+        running.start_all(workers=2, worker_flags=WORKER)
+        yield running
+
+
+@pytest.fixture
+def url(services: Services) -> Iterator[str]:
+    yield services.base_url
+    services.assert_nothing_is_left()
+
+
+@pytest.fixture
+def openai(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", _strict_response_validation=True) as client:
+        yield client
+
+
+def test_the_curl_snippet_of_the_readme_works(url: str) -> None:
+    answer = subprocess.run(
+        [
+            "curl", "-s", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d",
+            '{"model": "demo", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 16}',
+        ],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    body = json.loads(answer.stdout)
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["role"] == "assistant"
+    assert body["choices"][0]["message"]["content"]
+    assert body["usage"]["completion_tokens"] <= 16
+
+
+def test_the_openai_client_streams_what_it_also_gets_in_one_piece(openai: OpenAI) -> None:
+    whole = openai.chat.completions.create(model="demo", messages=CHAT, max_tokens=24, temperature=0)
+    text = ""
+    for chunk in openai.chat.completions.create(model="demo", messages=CHAT, max_tokens=24, temperature=0, stream=True):
+        text += chunk.choices[0].delta.content or ""
+    assert text == whole.choices[0].message.content
+    assert len(text) > 20
+
+
+def test_a_seed_makes_sampling_repeatable_and_choices_differ(openai: OpenAI) -> None:
+    def sample() -> list[str | None]:
+        answer = openai.chat.completions.create(
+            model="demo", messages=CHAT, max_tokens=16, temperature=1.0, top_p=0.95, seed=7, n=3
+        )
+        return [choice.message.content for choice in answer.choices]
+
+    first = sample()
+    assert len(set(first)) == 3
+    assert sample() == first
+
+
+def test_a_shared_prefix_is_not_computed_again(openai: OpenAI) -> None:
+    prefix = [1000 + place % 700 for place in range(1024)]
+    cached = []
+    for ending in ([5, 6, 7], [8, 9, 10, 11]):
+        answer = openai.completions.create(model="demo", prompt=prefix + ending, max_tokens=2, temperature=0)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == 1024 + len(ending)
+        details = answer.usage.prompt_tokens_details
+        cached.append(details.cached_tokens if details else 0)
+    assert cached == [0, 1024]
+
+
+def test_a_stop_string_ends_the_answer_before_it(openai: OpenAI) -> None:
+    free = openai.completions.create(model="demo", prompt="1, 2, 3, 4,", max_tokens=24, temperature=0)
+    text = free.choices[0].text
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    stopped = openai.completions.create(model="demo", prompt="1, 2, 3, 4,", max_tokens=24, temperature=0, stop=stop)
+    assert stopped.choices[0].text == text[: text.find(stop)]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str) -> None:
+    def answer(index: int) -> str:
+        body = {"model": "demo", "prompt": f"Write about the number {index}.", "max_tokens": 48, "temperature": 0}
+        response = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
+        assert response.status_code == 200, response.text
+        return str(response.json()["choices"][0]["text"])
+
+    undisturbed = [answer(index) for index in range(4)]
+    victim = services.start("worker", "demo", *WORKER)
+    services.wait_for_workers(3)
+    disturbed: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda place=index: disturbed.update({place: answer(place % 4)})) for index in range(9)
+    ]
+    for thread in threads:
+        thread.start()
+    threads[0].join(1.0)
+    services.kill(victim)
+    for thread in threads:
+        thread.join()
+    assert [disturbed[index] for index in range(9)] == [undisturbed[index % 4] for index in range(9)]
+    assert re.search(r"is gone, [1-9]\d* sequences move on", services.logs())
+
+
+BAD_CHATS = {
+    "no model": {"messages": CHAT},
+    "unknown model": {"model": "gpt-17", "messages": CHAT},
+    "no messages": {"model": "demo"},
+    "empty messages": {"model": "demo", "messages": []},
+    "unknown role": {"model": "demo", "messages": [{"role": "wizard", "content": "x"}]},
+    "wrong type": {"model": "demo", "messages": CHAT, "temperature": "hot"},
+    "negative temperature": {"model": "demo", "messages": CHAT, "temperature": -1},
+    "NaN": {"model": "demo", "messages": CHAT, "temperature": math.nan},
+    "negative max_tokens": {"model": "demo", "messages": CHAT, "max_tokens": -5},
+    "10,000 stop strings": {"model": "demo", "messages": CHAT, "stop": [str(index) for index in range(10_000)]},
+}
+BAD_COMPLETIONS = {
+    "too long": {"model": "demo", "prompt": [5] * 5000},
+    "token out of range": {"model": "demo", "prompt": [1, 2, 10**6]},
+    "negative token": {"model": "demo", "prompt": [-1]},
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_CHATS, *BAD_COMPLETIONS])
+def test_bad_input_gets_an_error_object(url: str, name: str) -> None:
+    path = "chat/completions" if name in BAD_CHATS else "completions"
+    body = (BAD_CHATS | BAD_COMPLETIONS)[name]
+    response = httpx.post(f"{url}/v1/{path}", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert_openai_error(response, 404 if name == "unknown model" else 400)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"{not json", 400), (b"", 400), (b"[1, 2]", 400), (b'{"model": "\xff\xfe"}', 400), (b" " * 5_000_000, 413)],
+    ids=["malformed", "empty", "a list", "invalid UTF-8", "5 MB"],
+)
+def test_bad_bytes_get_an_error_object(url: str, content: bytes, status: int) -> None:
+    response = httpx.post(f"{url}/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+    assert_openai_error(response, status)
+
+
+def assert_openai_error(response: httpx.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "Traceback" not in response.text
+
+
+def test_all_is_well_after_all_that_bad_input(services: Services, url: str) -> None:
+    assert httpx.get(f"{url}/health").status_code == 200
+    for entry in services._directory.glob("*.log"):
+        assert "Traceback" not in entry.read_text(), entry
