@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-scheduler lint type format lock clean
+.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-start bench-scheduler lint type format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ compose-test: $(ENVIRONMENT) ## build the images, bring the Compose stack up, br
 
 bench-floor: $(ENVIRONMENT) ## output tokens/s of the whole stack beside transformers' static batch, in one run
 	@$(BIN)/python -m loadtest.floor
+
+bench-start: $(ENVIRONMENT) ## seconds from the command to the first token
+	@$(BIN)/python -m loadtest.start
 
 bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running sequences
 	@$(BIN)/python -m loadtest.scheduler_cpu

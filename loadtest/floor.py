@@ -8,22 +8,17 @@ import argparse
 import asyncio
 import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import torch
 
+from loadtest.server import serving
 from loadtest.transformers_peer import generate, load_in_transformers
 from shared.checkpoint import resolve
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
-START_TIMEOUT_S = 120.0
 
 
 def main() -> int:
@@ -40,7 +35,7 @@ def main() -> int:
         f"{PROMPT_TOKENS} in / {OUTPUT_TOKENS} out, output tokens/s, median of {arguments.rounds} rounds (all rounds)"
     )
     is_slower = False
-    with _serving(arguments.model) as url:
+    with serving(arguments.model, "--max-model-len", "2048") as url:
         _serve(url, arguments.model, _prompts(2))
         for concurrency in arguments.concurrency:
             ours, theirs = [], []
@@ -86,34 +81,6 @@ def _serve(url: str, model: str, prompts: list[list[int]]) -> None:
             await asyncio.gather(*(one(client, prompt) for prompt in prompts))
 
     asyncio.run(everyone())
-
-
-@contextmanager
-def _serving(model: str) -> Iterator[str]:
-    """`pagestream serve` in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "pagestream", "serve", model, "--port", str(port), "--max-model-len", "2048"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _is_healthy(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the server did not start; try: {' '.join(command)}")
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":
