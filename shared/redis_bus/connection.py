@@ -1,28 +1,31 @@
 """Connections to Redis without redis-py's client layer, which doubles the CPU time of a command.
 
 redis-py's `Connection` brings the url, TLS, authentication and the parser. What is added here: one command at a time,
-a fresh socket after anything that leaves a reply unread (a cancelled task, a timeout), and our own errors. Nothing is
-ever sent twice: whether a command may be repeated is for its caller to know.
+a limit to every wait, a fresh socket after anything that leaves a reply unread (a cancelled task, a timeout), and our
+own errors. A command is sent twice only if its caller says that this does no harm: then a Redis that has just started
+again, on whose old socket nobody answers, is not even noticed.
 """
 
 import asyncio
 import re
 import threading
-from typing import Any
+from typing import Any, Final
 
 import redis
 import redis.asyncio
 from redis.asyncio.connection import AbstractConnection as AsyncRedisConnection
 
 from shared.errors import BusUnavailableError, ConfigurationError, PagestreamError
+from shared.redis_bus.name_lookup import look_up
 from shared.redis_bus.scripts import Script
 
 Argument = str | bytes | int | float
 
 _PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+_UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 OLDEST_VERSION = (6, 2)
 COMMAND_TIMEOUT_S = 5.0
-"""For connections whose commands answer at once. Those that block in the server have no timeout but TCP's keepalive."""
+"""For a connection and for a reply, beyond the time that a command may wait in the server."""
 
 
 class AsyncConnection:
@@ -30,42 +33,40 @@ class AsyncConnection:
 
     Args:
         name: What `CLIENT LIST` shows.
-        blocks: Whether its commands wait in the server.
     """
 
-    def __init__(self, url: str, name: str, *, blocks: bool = False) -> None:
+    def __init__(self, url: str, name: str) -> None:
         # redis-py's own timeout makes a task for every packet (asyncio.wait_for): a fifth of a command's CPU time.
         pool = _checked(redis.asyncio.ConnectionPool, url, name, timeout_s=None)
         self._connection: AsyncRedisConnection = pool.make_connection()
-        self._timeout_s = None if blocks else COMMAND_TIMEOUT_S
+        self._host: str | None = pool.connection_kwargs.get("host")
         self._turn = asyncio.Lock()
 
-    async def call(self, *command: Argument) -> Any:  # noqa: ANN401 - a reply's shape depends on the command
+    async def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401 - a reply's shape depends on the command
         """Send one command and return its reply, undecoded.
+
+        Args:
+            command: Its words.
+            wait_s: How long the server may hold the reply back.
+            is_repeatable: Whether the command may be executed twice: it is sent again, once, if the socket breaks.
 
         Raises:
             redis.ResponseError: the server refuses the command.
             BusUnavailableError: the server does not answer.
         """
-        return (await self.call_all([command]))[0]
-
-    async def call_all(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
-        """Send commands in one packet and return their replies; raises as `call` does, after reading all of them."""
-        async with self._turn:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._connection.send_packed_command(self._connection.pack_commands(commands))
-                    replies = [await self._reply() for _ in commands]
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                await self._connection.disconnect(nowait=True)
-                raise unavailable(error) from error
-            except BaseException:
-                await self._connection.disconnect(nowait=True)
-                raise
-        for reply in replies:
-            if isinstance(reply, redis.ResponseError):
-                raise translated(reply)
-        return replies
+        packed = self._connection.pack_command(*command)
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S + wait_s), self._turn:
+                try:
+                    return await self._exchange(packed)
+                except redis.ConnectionError:
+                    if not is_repeatable:
+                        raise
+                    return await self._exchange(packed)
+        except redis.ResponseError as error:
+            raise translated(error) from error
+        except _UNREACHABLE as error:
+            raise unavailable(error) from error
 
     async def greet(self) -> None:
         """Check that a server is there that lets us in and is new enough.
@@ -81,57 +82,60 @@ class AsyncConnection:
 
     async def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:  # noqa: ANN401
         """Run a script; raises as `call` does."""
+        rest = (len(keys), *keys, *arguments)
         try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            return await self.call("EVALSHA", script.sha, *rest, is_repeatable=script.is_repeatable)
         except redis.exceptions.NoScriptError:
-            return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+            return await self.call("EVAL", script.text, *rest, is_repeatable=script.is_repeatable)
 
     async def next_reply(self) -> Any:  # noqa: ANN401
-        """Wait for something the server sends unasked: a published message; raises as `call` does."""
+        """Wait, without limit, for something the server sends unasked: a published message; raises as `call` does."""
         try:
             return await self._connection.read_response()
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            await self._connection.disconnect(nowait=True)
+        except _UNREACHABLE as error:
+            await self.close()
             raise unavailable(error) from error
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._connection.disconnect()
+        await self._connection.disconnect(nowait=True)
 
-    async def _reply(self) -> Any:  # noqa: ANN401
+    async def _exchange(self, packed: list[bytes]) -> Any:  # noqa: ANN401
         try:
+            if self._host is not None and not self._connection.is_connected:
+                await asyncio.wrap_future(look_up(self._host))
+            await self._connection.send_packed_command(packed)
             return await self._connection.read_response()
-        except redis.ResponseError as error:
-            return error
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            await self.close()
+            raise
 
 
 class BlockingConnection:
     """One connection of the calling thread; threads take turns. Otherwise as `AsyncConnection`."""
 
-    def __init__(self, url: str, name: str, *, blocks: bool = False) -> None:
-        timeout_s = None if blocks else COMMAND_TIMEOUT_S
-        self._connection = _checked(redis.ConnectionPool, url, name, timeout_s=timeout_s).make_connection()
+    def __init__(self, url: str, name: str) -> None:
+        pool = _checked(redis.ConnectionPool, url, name, timeout_s=COMMAND_TIMEOUT_S)
+        self._connection = pool.make_connection()
+        self._host: str | None = pool.connection_kwargs.get("host")
         self._turn = threading.Lock()
 
-    def call(self, *command: Argument) -> Any:  # noqa: ANN401
-        """Send one command and return its reply, undecoded.
-
-        Raises:
-            redis.ResponseError: the server refuses the command.
-            BusUnavailableError: the server does not answer.
-        """
+    def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
+        """Send one command and return its reply, undecoded; arguments and errors are those of `AsyncConnection.call`."""
         with self._turn:
             try:
-                self._connection.send_command(*command)
-                return self._connection.read_response()
+                try:
+                    return self._exchange(command, wait_s)
+                except redis.ConnectionError:
+                    if not is_repeatable:
+                        raise
+                    return self._exchange(command, wait_s)
             except redis.ResponseError as error:
                 raise translated(error) from error
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                self._connection.disconnect()
+            except _UNREACHABLE as error:
                 raise unavailable(error) from error
-            except BaseException:
-                self._connection.disconnect()
-                raise
 
     def greet(self) -> None:
         """Check that a server is there that lets us in and is new enough; raises as `AsyncConnection.greet` does."""
@@ -142,19 +146,34 @@ class BlockingConnection:
 
     def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:  # noqa: ANN401
         """Run a script; raises as `call` does."""
+        rest = (len(keys), *keys, *arguments)
         try:
-            return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            return self.call("EVALSHA", script.sha, *rest, is_repeatable=script.is_repeatable)
         except redis.exceptions.NoScriptError:
-            return self.call("EVAL", script.text, len(keys), *keys, *arguments)
+            return self.call("EVAL", script.text, *rest, is_repeatable=script.is_repeatable)
 
     def close(self) -> None:
         """Disconnect."""
         self._connection.disconnect()
 
+    def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
+        try:
+            if self._host is not None and not self._connection.is_connected:
+                look_up(self._host).result(COMMAND_TIMEOUT_S)
+            self._connection.send_command(*command)
+            if wait_s and not self._connection.can_read(wait_s):
+                pass  # the reply is due now: from here on the socket's own timeout runs
+            return self._connection.read_response()
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
 
 def unavailable(error: Exception) -> BusUnavailableError:
     """The error of ours for what goes wrong below the commands."""
-    return BusUnavailableError(f"Redis does not answer: {error}")
+    return BusUnavailableError(f"Redis does not answer: {str(error) or 'no reply in time'}")
 
 
 def translated(error: redis.ResponseError) -> Exception:
