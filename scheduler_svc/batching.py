@@ -15,6 +15,9 @@ from shared.ids import BlockId, Slot, WorkerId
 from shared.messages import Admitted, StepPlan
 from shared.packing import pack_u16, pack_u32
 
+MAX_LOOKED_PAST = 32
+"""Waiting sequences that prefer another worker and are looked past in one step: each costs a prefix match per worker."""
+
 
 class Batch:
     """One step of one worker in the making.
@@ -70,6 +73,15 @@ class Batch:
         """Let a sequence that was just placed compute its first tokens in this step."""
         self._newcomers[sequence.slot] = (sequence, sequence.num_computed_tokens)
         self.add(sequence, num_tokens)
+
+    def admit_from_cache(self, sequence: Sequence) -> None:
+        """Place a waiting sequence after what is cached of it, and let it compute what the budget allows."""
+        is_new = not sequence.was_admitted
+        self.worker.place(sequence, self.worker.match_prefix(sequence))
+        if is_new:
+            self.num_prompt_tokens += sequence.num_prompt_tokens
+            self.num_cached_tokens += sequence.num_cached_tokens
+        self.admit(sequence, min(sequence.num_wanted_tokens, self.budget))
 
     def copy(self, source: BlockId, destination: BlockId) -> None:
         """Copy a block before the step computes anything."""
@@ -172,21 +184,19 @@ def admit_waiting(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequenc
     """Admit newcomers in order, as long as tokens and blocks last and nobody had to give way."""
     if batch.preempted or batch.is_short_of_blocks:
         return
-    worker = batch.worker
     admitted: list[Sequence] = []
+    num_looked_past = 0
     for sequence in waiting:
-        if not batch.budget or not worker.has_free_slot or sequence.num_plans_in_flight:
+        is_full = not batch.budget or not batch.worker.has_free_slot or num_looked_past == MAX_LOOKED_PAST
+        if is_full or sequence.num_plans_in_flight:
             break
         chosen = choose(sequence)
         if chosen is None:
             break
-        if chosen == worker.worker_id:
-            is_new = not sequence.was_admitted
-            worker.place(sequence, worker.match_prefix(sequence))
-            if is_new:
-                batch.num_prompt_tokens += sequence.num_prompt_tokens
-                batch.num_cached_tokens += sequence.num_cached_tokens
+        if chosen == batch.worker.worker_id:
+            batch.admit_from_cache(sequence)
             admitted.append(sequence)
-            batch.admit(sequence, min(sequence.num_wanted_tokens, batch.budget))
+        else:
+            num_looked_past += 1
     for sequence in admitted:
         waiting.remove(sequence)

@@ -1,5 +1,6 @@
 """The whole of the scheduler's mind: events in, plans out. No I/O, no clock; time is an argument."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
 from shared.sampling import FinishCode
+
+MAX_EARLY_CANCELS = 4096
+"""Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
 
 
 class Outcomes(NamedTuple):
@@ -64,6 +68,7 @@ class Scheduler:
         self.num_finished = 0
         self._requests: dict[RequestId, Request] = {}
         self._forking: dict[RequestId, Request] = {}
+        self._early_cancels: OrderedDict[RequestId, None] = OrderedDict()
         self._num_submitted = 0
         self._finished: list[str] = []
         self._faults: list[tuple[GatewayId, Fault]] = []
@@ -101,8 +106,8 @@ class Scheduler:
             entry: The bus's name for it; given back in `Outcomes.finished`.
             progress: By choice, what was told to the client under an earlier leader.
         """
-        if submit.request_id in self._requests:
-            # The same request twice: a gateway repeated a call whose answer was lost. One of them is enough.
+        if submit.request_id in self._early_cancels or submit.request_id in self._requests:
+            # Cancelled before it was read; or the same request twice, as a gateway repeats a call whose answer was lost.
             self._finished.append(entry)
             return
         progress = progress or {}
@@ -119,9 +124,12 @@ class Scheduler:
         self._reject_if_too_long(sequences)
 
     def cancel(self, cancel: Cancel) -> None:
-        """End a request, or one choice of it. Unknown ones have ended already."""
+        """End a request, or one choice of it. An unknown one has ended already, or its `Submit` is still to come."""
         request = self._requests.get(cancel.request_id)
         if request is None:
+            self._early_cancels[cancel.request_id] = None
+            if len(self._early_cancels) > MAX_EARLY_CANCELS:
+                self._early_cancels.popitem(last=False)
             return
         for sequence in request.sequences:
             if cancel.choice in {None, sequence.choice}:

@@ -1,11 +1,18 @@
-"""What tests of several packages share: a real Redis."""
+"""What tests of several packages share: a real Redis, the demo model, and transformers as its oracle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
+from shared.checkpoint import Checkpoint, resolve
 from shared.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from gpu_worker.model_runner import ModelRunner
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +28,40 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url, protocol=2) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def demo() -> Checkpoint:
+    return resolve("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_oracle(demo: Checkpoint) -> "LlamaForCausalLM":
+    """transformers' model of the demo checkpoint, in fp32, with the weights as `gpu_worker.weights` reads them."""
+    from loadtest.transformers_peer import load_in_transformers  # imports torch: seconds
+
+    return load_in_transformers(demo)
+
+
+@pytest.fixture(scope="session")
+def load() -> "Callable[..., ModelRunner]":
+    """`ModelRunner.load` with small settings."""
+
+    from gpu_worker.model_runner import ModelRunner  # imports torch: seconds
+
+    def load_with(checkpoint: Checkpoint, **settings: object) -> "ModelRunner":
+        defaults: dict[str, object] = {
+            "dtype": "auto",
+            "block_size": 16,
+            "kv_cache_memory_bytes": 64 << 20,
+            "gpu_memory_utilization": 0.9,
+            "max_model_len": None,
+            "max_num_seqs": 16,
+            "max_num_batched_tokens": 1024,
+            "enable_prefix_caching": True,
+            "device": "cpu",
+            "model_name": checkpoint.name,
+        }
+        return ModelRunner.load(checkpoint, **(defaults | settings))  # type: ignore[arg-type]
+
+    return load_with

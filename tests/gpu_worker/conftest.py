@@ -1,4 +1,4 @@
-"""Models to run, and transformers as the oracle on the same weights."""
+"""Tiny models to run, and transformers as the oracle on the same weights."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,9 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gpu_worker.model_runner import ModelRunner
-from loadtest.transformers_peer import load_in_transformers
-from shared.checkpoint import Checkpoint, resolve
+from shared.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,39 +17,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def demo() -> Checkpoint:
-    return resolve("demo")
-
-
-@pytest.fixture(scope="session")
-def demo_oracle(demo: Checkpoint) -> LlamaForCausalLM:
-    """transformers' model of the demo checkpoint, in fp32, with the weights as `gpu_worker.weights` reads them."""
-    return load_in_transformers(demo)
-
-
-@pytest.fixture(scope="session")
-def load() -> Callable[..., ModelRunner]:
-    """`ModelRunner.load` with small settings."""
-
-    def load_with(checkpoint: Checkpoint, **settings: object) -> ModelRunner:
-        defaults: dict[str, object] = {
-            "dtype": "auto",
-            "block_size": 16,
-            "kv_cache_memory_bytes": 64 << 20,
-            "gpu_memory_utilization": 0.9,
-            "max_model_len": None,
-            "max_num_seqs": 16,
-            "max_num_batched_tokens": 1024,
-            "enable_prefix_caching": True,
-            "device": "cpu",
-            "model_name": checkpoint.name,
-        }
-        return ModelRunner.load(checkpoint, **(defaults | settings))  # type: ignore[arg-type]
-
-    return load_with
 
 
 @pytest.fixture(scope="session")

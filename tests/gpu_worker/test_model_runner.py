@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from gpu_worker.model_runner import ModelRunner
+from loadtest.transformers_peer import generate
 from shared.checkpoint import Checkpoint
 from shared.errors import ConfigurationError
 from shared.sampling import FinishCode, SamplingParams
@@ -30,18 +31,7 @@ def demo_runner(demo: Checkpoint, load: Callable[..., ModelRunner]) -> ModelRunn
 @pytest.fixture(scope="module")
 def expected(demo_oracle: LlamaForCausalLM) -> list[list[int]]:
     """transformers' greedy continuations; the best and the second-best token are never a near-tie in these prompts."""
-    found = []
-    for prompt in PROMPTS:
-        generated = demo_oracle.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=NUM_STEPS,
-            min_new_tokens=NUM_STEPS,
-            do_sample=False,
-            pad_token_id=2,
-        )
-        found.append(generated[0, len(prompt) :].tolist())
-    return found
+    return [generate(demo_oracle, [prompt], max_tokens=NUM_STEPS, ignore_eos=True)[0] for prompt in PROMPTS]
 
 
 GREEDY_WITHOUT_END = SamplingParams(temperature=0.0, max_tokens=1_000, min_tokens=NUM_STEPS, stop_token_ids=(2,))

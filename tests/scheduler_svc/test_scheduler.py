@@ -1,5 +1,7 @@
 import pytest
 
+from shared.ids import RequestId
+from shared.messages import Cancel
 from shared.sampling import FinishCode
 from tests.scheduler_svc.simulated_pool import SimulatedPool
 
@@ -153,6 +155,15 @@ def test_a_cancelled_request_frees_everything_at_once():
     assert pool.core.workers[worker].pool.num_free == pool.core.workers[worker].pool.num_blocks
     pool.run()
     pool.check_all_done()
+
+
+def test_a_cancel_that_is_read_before_its_request_ends_it_all_the_same() -> None:
+    pool = SimulatedPool()
+    pool.add_worker()
+    pool.core.cancel(Cancel(request_id=RequestId("r0"), reason="disconnect"))
+    pool.submit([1, 2, 3])
+    assert pool.finished == ["r0"]
+    assert pool.core.num_requests == 0
 
 
 def test_one_cancelled_choice_does_not_end_the_others():

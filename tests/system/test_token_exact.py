@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from gateway.tokenizer_loading import load_tokenizer
 from gpu_worker.model_runner import ModelRunner
+from loadtest.transformers_peer import generate
 from pagestream.engine import LocalEngine
 from shared.checkpoint import Checkpoint
 from shared.model_config import ModelConfig
@@ -39,17 +40,7 @@ def prompt_ids(demo: Checkpoint) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected(demo_oracle: LlamaForCausalLM, prompt_ids: list[list[int]]) -> list[list[int]]:
-    answers = []
-    for ids in prompt_ids:
-        generated = demo_oracle.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            max_new_tokens=NUM_TOKENS,
-            do_sample=False,
-            pad_token_id=EOS,
-        )
-        answers.append(generated[0, len(ids) :].tolist())
-    return answers
+    return [generate(demo_oracle, [ids], max_tokens=NUM_TOKENS, ignore_eos=False)[0] for ids in prompt_ids]
 
 
 def answers_of(
