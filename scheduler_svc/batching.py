@@ -16,7 +16,7 @@ from shared.messages import Admitted, StepPlan
 from shared.packing import pack_u16, pack_u32
 
 MAX_LOOKED_PAST = 32
-"""Waiting sequences that prefer another worker and are looked past in one step: each costs a prefix match per worker."""
+"""Waiting sequences that prefer another worker and are looked past in a step: each costs a prefix match per worker."""
 
 
 class Batch:

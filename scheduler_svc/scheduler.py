@@ -107,7 +107,7 @@ class Scheduler:
             progress: By choice, what was told to the client under an earlier leader.
         """
         if submit.request_id in self._early_cancels or submit.request_id in self._requests:
-            # Cancelled before it was read; or the same request twice, as a gateway repeats a call whose answer was lost.
+            # Cancelled before it was read, or read twice, as a gateway repeats a call whose answer was lost.
             self._finished.append(entry)
             return
         progress = progress or {}
