@@ -46,7 +46,6 @@ class GatewayApp(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
         await self._monitor.refresh()
-        await self.token_router.read_logs()
         background = [asyncio.create_task(self.token_router.run()), asyncio.create_task(self._monitor.run())]
         try:
             yield {"gateway": self._gateway}

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import signal
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
@@ -19,11 +19,12 @@ from gateway.tokenizer_loading import load_tokenizer
 from shared.bus import GatewayBus
 from shared.checkpoint import resolve
 from shared.model_config import ModelConfig
-from shared.redis_bus import RedisGatewayBus
+from shared.redis_bus import RedisGatewayBus, await_redis
+from shared.stop_signals import STOP_SIGNALS, exit_on_stop_signals
 
 _logger = logging.getLogger(__name__)
 
-_LAST_WORDS_S: Final = 2.0
+_LAST_WORDS_S: Final = 0.5
 """Time for streams to send their error event, after the grace is over."""
 
 
@@ -32,44 +33,59 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, app: GatewayApp, settings: GatewaySettings) -> None:
         self._app = app
-        self._grace_s = settings.shutdown_timeout_s
+        self._settings = settings
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s + _LAST_WORDS_S),
+                timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s + _LAST_WORDS_S),
             )
         )
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            settings = self._settings
+            names = ", ".join(settings.model_names)
+            _logger.info("serving %s at http://%s:%d", names, settings.host, settings.port)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running requests end, and tell those that did not."""
-        last_words = asyncio.get_running_loop().call_later(
-            self._grace_s,
-            self._app.token_router.fail_all,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "the gateway is shutting down; send the request again",
-        )
+        call_later = asyncio.get_running_loop().call_later
+        grace_s = self._settings.shutdown_timeout_s
+        message = "the gateway is shutting down; send the request again"
+        timers = [
+            call_later(grace_s, self._app.token_router.fail_all, HTTPStatus.SERVICE_UNAVAILABLE, message),
+            call_later(grace_s + _LAST_WORDS_S, self._cancel_requests),
+        ]
         try:
             await super().shutdown(sockets)
         finally:
-            last_words.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def _cancel_requests(self) -> None:
+        """Those that have no stream yet, for Redis hangs, or whose client does not read."""
+        for task in self.server_state.tasks:
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the server, and the process then ends by itself instead of by the signal."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
             yield
         finally:
-            for number in signals:
+            for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
 
@@ -89,28 +105,36 @@ async def serve(
         sockets: Already bound.
     """
     server = GatewayServer(create_app(settings, bus, tokenizer), settings)
-    _logger.info("serving %s at http://%s:%d", ", ".join(settings.model_names), settings.host, settings.port)
     try:
         await server.serve(sockets=None if sockets is None else list(sockets))
     finally:
         await bus.close()
 
 
-async def _run(settings: GatewaySettings) -> None:
+def run(settings: GatewaySettings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigurationError: the model's files cannot be found or read, or Redis will not do.
+    """
+    exit_on_stop_signals()
     checkpoint = resolve(settings.model)
     config = ModelConfig.from_checkpoint(checkpoint)
     tokenizer = load_tokenizer(checkpoint, config)
     max_model_len = min(settings.max_model_len or config.max_context, config.max_context)
-    bus = await RedisGatewayBus.connect(settings.redis_url, settings.pool)
-    await serve(dataclasses.replace(settings, max_model_len=max_model_len), bus, tokenizer)
-
-
-def run(settings: GatewaySettings) -> None:
-    """Be a gateway process until a signal ends it.
-
-    Raises:
-        ConfigurationError: the model's files cannot be found or read.
-        BusUnavailableError: Redis does not answer.
-    """
+    settings = dataclasses.replace(settings, max_model_len=max_model_len)
     with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
-        runner.run(_run(settings))
+        runner.run(_serve_on_redis(settings, tokenizer))
+    _logger.info("ended")
+    return 0
+
+
+async def _serve_on_redis(settings: GatewaySettings, tokenizer: Tokenizer) -> None:
+    connecting = asyncio.ensure_future(await_redis(lambda: RedisGatewayBus.connect(settings.redis_url, settings.pool)))
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, connecting.cancel)
+    try:
+        bus = await connecting
+    except asyncio.CancelledError:
+        return
+    await serve(settings, bus, tokenizer)

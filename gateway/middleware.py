@@ -1,5 +1,6 @@
 """What surrounds every route: a name for each request, and an end for exceptions that nobody expected."""
 
+import asyncio
 import uuid
 from typing import Final
 
@@ -7,8 +8,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import error_response
+from shared.errors import ServiceUnavailableError
 
 _HEADER: Final = "x-request-id"
+_ENDING: Final = ServiceUnavailableError("the gateway is shutting down; send the request again")
 
 
 class RequestBoundary:
@@ -40,6 +43,9 @@ class RequestBoundary:
 
         try:
             await self._app(scope, receive, send_named)
+        except asyncio.CancelledError:  # by the server, which ends and has waited long enough
+            if not has_started:
+                await error_response(_ENDING)(scope, receive, send_named)
         except Exception as error:
             if has_started:
                 raise

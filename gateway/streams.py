@@ -20,6 +20,8 @@ _logger = logging.getLogger(__name__)
 _NUM_HANDLES: Final = 2**32
 _RETRY_S: Final = 0.5
 _CANCEL_ATTEMPTS: Final = 5
+_LAST_CANCELS_S: Final = 0.5
+"""At the end, how long cancels that are under way are waited for: the scheduler will miss us and cancel by itself."""
 
 
 class ChoiceDelta(NamedTuple):
@@ -86,6 +88,7 @@ class TokenRouter:
         self._applying = asyncio.Lock()
         self._next_handle = 0
         self._cancels: set[asyncio.Task[None]] = set()
+        self._can_read_logs = True
 
     def open(self, num_choices: int) -> TokenStream:
         """A stream with that many choices, whose handles are consecutive and have not been used for long."""
@@ -126,16 +129,22 @@ class TokenRouter:
             try:
                 await self._backfill_all()
             except BusError as error:
-                _logger.warning("the logs of tokens cannot be read: %s", error)
+                if self._can_read_logs:
+                    _logger.warning("the logs of tokens cannot be read: %s", error)
+                self._can_read_logs = False
+            else:
+                self._can_read_logs = True
 
     async def run(self) -> None:
-        """Route tokens and watch for silence until cancelled; cancels that are under way are still sent."""
+        """Route tokens and watch for silence until cancelled; cancels under way are still sent if that goes quickly."""
         try:
+            await self.read_logs()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(self._follow_feed), name="token feed")
                 tasks.create_task(self._keep(self._watch), name="token watchdog")
         finally:
-            await asyncio.gather(*self._cancels, return_exceptions=True)
+            if self._cancels:
+                await asyncio.wait(self._cancels, timeout=_LAST_CANCELS_S)
 
     async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work again whenever it fails: the streams depend on it, and what it missed is in the log."""
@@ -236,7 +245,8 @@ class TokenRouter:
             try:
                 await self._bus.cancel(message)
             except BusError as error:
-                _logger.warning("cancel of %s failed (attempt %d): %s", message.request_id, attempt, error)
+                level = logging.WARNING if attempt == _CANCEL_ATTEMPTS else logging.DEBUG
+                _logger.log(level, "cancel of %s failed (attempt %d): %s", message.request_id, attempt, error)
                 await asyncio.sleep(_RETRY_S * attempt)
             else:
                 return

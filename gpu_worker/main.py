@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import signal
-import time
 
 from gpu_worker.fake_runner import FakeRunner
 from gpu_worker.runner import Runner
@@ -12,13 +11,13 @@ from gpu_worker.service import WorkerService
 from gpu_worker.settings import WorkerSettings
 from gpu_worker.timed_runner import Roofline, TimedRunner
 from shared.checkpoint import resolve
-from shared.errors import BusUnavailableError, ConfigurationError
+from shared.errors import ConfigurationError
 from shared.messages import WorkerCapabilities
-from shared.redis_bus import RedisWorkerBus
+from shared.redis_bus import RedisWorkerBus, await_redis_blocking
+from shared.stop_signals import STOP_SIGNALS, exit_on_stop_signals
 
 _log = logging.getLogger(__name__)
 
-_RETRY_S = 0.5
 _FAKE_MAX_MODEL_LEN = 8192
 _FAKE_CACHE_BYTES = 32 * 2**30
 """Of the model that `Roofline` describes: 262,144 tokens."""
@@ -30,28 +29,27 @@ def run(settings: WorkerSettings) -> int:
     Raises:
         ConfigurationError: a setting or the model is wrong.
     """
-    _log.info("Starting with %s", settings)
+    exit_on_stop_signals()
     runner = _build_runner(settings)
-    bus = _connect(settings)
-    service = WorkerService(bus, runner)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
     gc.collect()
     gc.freeze()  # the weights' objects live for ever: later collections need not look at them
+    bus = await_redis_blocking(lambda: RedisWorkerBus.connect(settings.redis_url, settings.pool))
+    service = WorkerService(bus, runner)
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: service.stop())
+    _log.info("serving %s", _summary(runner.capabilities))
     try:
         return service.run()
     finally:
         bus.close()
 
 
-def _connect(settings: WorkerSettings) -> RedisWorkerBus:
-    """Wait for Redis: services start in any order."""
-    while True:
-        try:
-            return RedisWorkerBus.connect(settings.redis_url, settings.pool)
-        except BusUnavailableError as error:
-            _log.warning("Waiting for Redis: %s", error)
-            time.sleep(_RETRY_S)
+def _summary(capabilities: WorkerCapabilities) -> str:
+    """What is served, in one line."""
+    return (
+        f"{capabilities.model} on {capabilities.device}: {capabilities.max_num_seqs} sequences of up to "
+        f"{capabilities.max_model_len} tokens, {capabilities.num_blocks} blocks of {capabilities.block_size} tokens"
+    )
 
 
 def _build_runner(settings: WorkerSettings) -> Runner:

@@ -1,7 +1,6 @@
 """The runner that computes: plan -> batch state -> step input -> model -> sampler."""
 
 import logging
-import time
 from typing import Final
 
 import torch
@@ -75,10 +74,10 @@ class ModelRunner:
         Raises:
             ConfigurationError: a setting is wrong, or the model cannot be served with it.
         """
-        started = time.monotonic()
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
         numbers = _dtype(dtype, config, where)
+        logger.info("loading %s as %s", model_name, str(numbers).removeprefix("torch."))
         ops = select(where)
         with torch.inference_mode():
             weights = open_weights(checkpoint, config, dtype=numbers, device=where)
@@ -111,7 +110,6 @@ class ModelRunner:
             enable_prefix_caching=enable_prefix_caching,
             device=device,
         )
-        logger.info("loaded %s as %s in %.1f s", checkpoint.path, numbers, time.monotonic() - started)
         return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
 
     @property

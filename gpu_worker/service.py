@@ -11,10 +11,12 @@ A worker that was sealed, or sees a gap in its plans, starts a new life: it drop
 name. The end on purpose (SIGTERM): finish the step in flight, emit it, say bye.
 """
 
+import contextlib
 import enum
 import logging
 import queue
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +36,8 @@ _T = TypeVar("_T")
 
 _READ_TIMEOUT_S = 0.5
 _LONGEST_RETRY_S = 1.0
-_FAREWELL_S = 5.0
-"""After the end, how long a bus that is away is waited for."""
+_FAREWELL_S = 4.0
+"""After the end, how long a bus that is away is waited for. Below its own timeout: a hanging one is waited for once."""
 
 
 class _Ending(enum.Enum):
@@ -157,7 +159,8 @@ class _Life:
     def _receive(self) -> None:
         cursor = BEFORE_FIRST_STEP
         while not self._ended.is_set():
-            plans = self._persist(partial(self._bus.read_plans, self.worker, cursor, timeout_s=_READ_TIMEOUT_S))
+            read = partial(self._bus.read_plans, self.worker, cursor, timeout_s=_READ_TIMEOUT_S)
+            plans = self._persist(read, farewell_s=0.0)
             for step, plan in plans:
                 cursor = step
                 self._num_received += 1
@@ -179,6 +182,7 @@ class _Life:
                 capabilities=self._runner.capabilities,
                 last_step=self._last_step,
                 num_queued_plans=self._num_received - self._num_computed,
+                host=socket.gethostname(),
             )
             try:
                 self._bus.heartbeat(status)
@@ -191,10 +195,11 @@ class _Life:
                 return
 
     def _say_bye(self) -> None:
-        try:
-            self._persist(partial(self._bus.bye, self.worker))
-        except BusUnavailableError:
-            _log.warning("Worker %s leaves without a word: Redis is away", self.worker)
+        if time.monotonic() - self._ended_at < _FAREWELL_S:
+            with contextlib.suppress(BusUnavailableError):
+                self._persist(partial(self._bus.bye, self.worker))
+                return
+        _log.warning("Worker %s leaves without a word: Redis is away", self.worker)
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
@@ -217,14 +222,14 @@ class _Life:
             self.error = error
         self.end(_Ending.FAILED)
 
-    def _persist(self, action: Callable[[], _T]) -> _T:
-        """Repeat an action until the bus answers. After the end only for a few seconds more."""
+    def _persist(self, action: Callable[[], _T], *, farewell_s: float = _FAREWELL_S) -> _T:
+        """Repeat an action until the bus answers. After the end only for `farewell_s` more."""
         is_away = False
         while True:
             try:
                 answer = action()
             except BusUnavailableError as error:
-                if self._ended.is_set() and time.monotonic() - self._ended_at > _FAREWELL_S:
+                if self._ended.is_set() and time.monotonic() - self._ended_at > farewell_s:
                     raise
                 if not is_away:
                     _log.warning("%s; trying again until it does", error)

@@ -1,5 +1,7 @@
 """The command `pagestream`: reads flags, makes settings of them, and runs the service or the stack they are for."""
 
+import asyncio
+import socket
 import sys
 from importlib.metadata import version as installed_version
 
@@ -17,6 +19,7 @@ from shared.errors import PagestreamError
 from shared.observability import configure_logging
 
 _POOL = "default"
+_STATUS_TIMEOUT_S = 3.0
 _GATEWAY = GatewaySettings(pool=_POOL, model=DEMO)
 _WORKER = WorkerSettings(pool=_POOL, model=DEMO)
 
@@ -125,8 +128,7 @@ def gateway(
     # FastAPI: 0.5 s that the other commands do not need.
     from gateway.main import run
 
-    run(settings)
-    return 0
+    return run(settings)
 
 
 @app.command()
@@ -190,6 +192,36 @@ def worker(  # noqa: PLR0913 - one parameter per flag
     from gpu_worker.main import run
 
     return run(settings)
+
+
+@app.command()
+def status(
+    *,
+    redis_url: options.RedisUrl = _GATEWAY.redis_url,
+    pool: options.Pool = _POOL,
+    worker_on: options.WorkerOn = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Say how a pool is. Succeeds if a scheduler leads it, or as --worker-on says."""
+    # Redis's client: what the other commands do not need at their start.
+    from rich.console import Console
+
+    from pagestream.pool_report import as_json as report_as_json
+    from pagestream.pool_report import show
+    from shared.redis_bus.observer import RedisPoolObserver
+
+    view = asyncio.run(RedisPoolObserver(redis_url, pool).look(timeout_s=_STATUS_TIMEOUT_S))
+    if as_json:
+        typer.echo(report_as_json(view))
+    else:
+        show(view, Console(highlight=False))
+    if worker_on is not None:
+        host = socket.gethostname() if worker_on == "." else worker_on
+        if not any(worker.host == host for worker in view.workers):
+            return _last_word(f"no worker on {host} has a heartbeat in pool {pool}", status=1)
+    elif view.status is None:
+        return _last_word(f"no scheduler leads pool {pool}", status=1)
+    return 0
 
 
 @app.command()

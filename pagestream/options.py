@@ -135,6 +135,16 @@ OwnRedisUrl = Annotated[
     str | None, _flag("redis-url", _BUS, "A Redis that runs already. Default: one of the stack's own.")
 ]
 Pool = Annotated[str, _flag("pool", _BUS, "Name of the pool: one model with one configuration.")]
+WorkerOn = Annotated[
+    str | None,
+    typer.Option(
+        "--worker-on",
+        metavar="HOST",
+        help="Succeed only if a worker on this host has a heartbeat; '.' is the host this runs on.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     _flag("log-level", _BUS, "Least level that is logged.", case_sensitive=False),

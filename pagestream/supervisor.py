@@ -119,7 +119,8 @@ class Supervisor:
         self._last_lines[event.service] = line
         if line.is_last_word:
             return
-        if line.level >= logging.WARNING:
+        # At the end services miss one another: what they say of that is for the log.
+        if line.level >= (logging.ERROR if self.is_stop_requested else logging.WARNING):
             self._audience.alert(event.service, line.message)
         elif line.level >= logging.INFO and not self.is_settled:
             self._audience.stage(event.service, line.message)

@@ -198,12 +198,17 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's heartbeat. It is alive if this exists, and well if `last_step` moves while plans wait."""
+    """A worker's heartbeat. It is alive if this exists, and well if `last_step` moves while plans wait.
+
+    Attributes:
+        host: Name of the machine or container that it runs on.
+    """
 
     worker_id: WorkerId
     capabilities: WorkerCapabilities
     last_step: StepId
     num_queued_plans: int = 0
+    host: str = ""
 
 
 class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):

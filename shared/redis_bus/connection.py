@@ -22,7 +22,7 @@ from shared.redis_bus.scripts import Script
 Argument = str | bytes | int | float
 
 _PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
-_UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 OLDEST_VERSION = (6, 2)
 COMMAND_TIMEOUT_S = 5.0
 """For a connection and for a reply, beyond the time that a command may wait in the server."""
@@ -123,7 +123,7 @@ class BlockingConnection:
         self._turn = threading.Lock()
 
     def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
-        """Send one command and return its reply, undecoded; arguments and errors are those of `AsyncConnection.call`."""
+        """Send one command and return its reply, undecoded; arguments and errors are as in `AsyncConnection`."""
         with self._turn:
             try:
                 try:
@@ -161,14 +161,19 @@ class BlockingConnection:
             if self._host is not None and not self._connection.is_connected:
                 look_up(self._host).result(COMMAND_TIMEOUT_S)
             self._connection.send_command(*command)
-            if wait_s and not self._connection.can_read(wait_s):
-                pass  # the reply is due now: from here on the socket's own timeout runs
+            if wait_s:
+                self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
             return self._connection.read_response()
         except redis.ResponseError:
             raise
         except BaseException:
             self.close()
             raise
+
+
+def block(timeout_s: float) -> tuple[Argument, ...]:
+    """The words with which a command of streams is told how long to wait; none for not at all."""
+    return ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
 
 
 def unavailable(error: Exception) -> BusUnavailableError:

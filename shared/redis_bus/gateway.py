@@ -66,10 +66,14 @@ class RedisGatewayBus:
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; subscribes again by itself; may lose messages silently."""
+        is_lost = False
         while True:
-            connection = AsyncConnection(self._url, f"{self._gateway_id}-feed", blocks=True)
+            connection = AsyncConnection(self._url, f"{self._gateway_id}-feed")
             try:
                 await connection.call("SUBSCRIBE", self._keys.tokens(self._gateway_id))
+                if is_lost:
+                    _log.info("The token feed is back")
+                is_lost = False
                 while True:
                     _, _, data = await connection.next_reply()
                     try:
@@ -77,7 +81,9 @@ class RedisGatewayBus:
                     except MessageError as error:
                         _log.warning("A published batch cannot be read: %s", error)
             except BusUnavailableError as error:
-                _log.info("The token feed is subscribed again: %s", error)
+                if not is_lost:
+                    _log.warning("The token feed is lost, subscribing again until it is back: %s", error)
+                is_lost = True
                 await asyncio.sleep(_RECONNECT_S * random.random())  # noqa: S311 - so that gateways do not return as one
             finally:
                 await connection.close()
@@ -89,7 +95,7 @@ class RedisGatewayBus:
             BusUnavailableError: Redis does not answer.
         """
         stream, batches = self._keys.results(writer), list[TokenBatch]()
-        while entries := await self._logs.call("XRANGE", stream, f"({after}", "+", "COUNT", _PAGE):
+        while entries := await self._logs.call("XRANGE", stream, f"({after}", "+", "COUNT", _PAGE, is_repeatable=True):
             for entry_id, (_, data) in entries:
                 after = StepId.parse(entry_id)
                 if not after.is_seal:
@@ -98,17 +104,17 @@ class RedisGatewayBus:
 
     async def writers(self) -> list[WorkerId]:
         """Everyone whose log may hold something for us, the dead included."""
-        members = await self._logs.call("ZRANGE", self._keys.writers, 0, -1)
+        members = await self._logs.call("ZRANGE", self._keys.writers, 0, -1, is_repeatable=True)
         return [WorkerId(member.decode()) for member in members]
 
     async def heartbeat(self) -> None:
         """Say that this gateway lives."""
         key = self._keys.gateway(self._gateway_id)
-        await self._commands.call("SET", key, "1", "PX", int(LIVENESS_TTL_S * 1000))
+        await self._commands.call("SET", key, "1", "PX", int(LIVENESS_TTL_S * 1000), is_repeatable=True)
 
     async def pool_status(self) -> PoolStatus | None:
         """The leading scheduler's word, or None while nobody leads."""
-        data = await self._commands.call("GET", self._keys.status)
+        data = await self._commands.call("GET", self._keys.status, is_repeatable=True)
         return decode(data, PoolStatus) if data is not None else None
 
     async def close(self) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import redis
 
 from shared.bus import Delivery
-from shared.errors import MessageError
+from shared.errors import BusUnavailableError, MessageError
 from shared.keys import GROUP, PoolKeys
 from shared.messages import decode_inbound
-from shared.redis_bus.connection import Argument, AsyncConnection
+from shared.redis_bus.connection import Argument, AsyncConnection, block
 from shared.redis_bus.scripts import ADOPT, FINISH
 
 _PAGE = 256
@@ -36,7 +36,7 @@ class RedisInbox:
         self._keys = keys
         self._name = name
         self._commands = commands
-        self._reader = AsyncConnection(url, f"{name}-inbox", blocks=True)
+        self._reader = AsyncConnection(url, f"{name}-inbox")
         self._held: set[str] = set()
         self._must_reread = False
         self._next_adoption = 0.0
@@ -62,6 +62,13 @@ class RedisInbox:
 
     async def receive(self, timeout_s: float) -> list[Delivery]:
         """New entries; empty after the timeout."""
+        try:
+            return await self._receive(timeout_s)
+        except BusUnavailableError:
+            self._must_reread = True  # what a lost reply brought is pending already
+            return await self._receive(timeout_s)
+
+    async def _receive(self, timeout_s: float) -> list[Delivery]:
         if time.monotonic() >= self._next_adoption:
             await self._adopt()
         if self._must_reread and (found := await self._reread()):
@@ -85,14 +92,14 @@ class RedisInbox:
 
     async def _read_new(self, timeout_s: float) -> list[Delivery]:
         names, streams = list(self._streams), list(self._streams.values())
-        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
-        command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, *block, "STREAMS", *streams, ">", ">")
+        command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, *block(timeout_s))
+        command += ("STREAMS", *streams, ">", ">")
         self._must_reread = True  # until the reply is here: what it brings is pending already
         try:
-            reply = await self._reader.call(*command)
+            reply = await self._reader.call(*command, wait_s=timeout_s)
         except redis.ResponseError as error:
             await self._replace_lost_groups(error)
-            reply = await self._reader.call(*command)
+            reply = await self._reader.call(*command, wait_s=timeout_s)
         self._must_reread = False
         found: list[Delivery] = []
         for stream, entries in reply or ():
@@ -128,7 +135,7 @@ class RedisInbox:
 
     async def _own_pending(self, stream: str, after: Argument) -> list[_Entry]:
         command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, "STREAMS", stream, after)
-        reply = await self._commands.call(*command)
+        reply = await self._commands.call(*command, is_repeatable=True)
         entries: list[_Entry] = reply[0][1] if reply else []
         return entries
 

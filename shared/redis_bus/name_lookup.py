@@ -1,7 +1,7 @@
 """Looks a host's name up without holding anything up: neither a signal's handler nor the end of the process.
 
-A look-up cannot be interrupted, and where the name server is gone it takes tens of seconds. asyncio and uvloop do theirs
-in threads that the process waits for when it ends; a look-up in the main thread delays the handlers of signals.
+A look-up cannot be interrupted, and where the name server is gone it takes tens of seconds. asyncio and uvloop do
+theirs in threads that the process waits for when it ends; one in the main thread delays the handlers of signals.
 """
 
 import socket

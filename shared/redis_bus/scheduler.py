@@ -12,7 +12,7 @@ from shared.errors import LeaseLostError
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
-from shared.redis_bus.connection import AsyncConnection
+from shared.redis_bus.connection import AsyncConnection, block
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
 from shared.redis_bus.scripts import EMIT, LEASE, RESIGN, SEAL
@@ -78,11 +78,12 @@ class RedisSchedulerBus:
         """
         stream, data = self._keys.plans(worker), encode(plan)
         try:
-            await self._commands.call("XADD", stream, "MAXLEN", "~", PLAN_RETENTION, str(step), "d", data)
+            trim = ("MAXLEN", "~", PLAN_RETENTION)
+            await self._commands.call("XADD", stream, *trim, str(step), "d", data, is_repeatable=True)
         except redis.ResponseError as error:
             if "equal or smaller" not in str(error):
                 raise
-            there = await self._commands.call("XRANGE", stream, str(step), str(step))
+            there = await self._commands.call("XRANGE", stream, str(step), str(step), is_repeatable=True)
             if not there or there[0][1][1] != data:
                 raise LeaseLostError(f"plan {step} of {worker} comes too late: a newer one stands there") from error
 
@@ -90,10 +91,9 @@ class RedisSchedulerBus:
         """Results above `after`, in order; waits for the first of them; empty after the timeout."""
         reader = self._results.get(worker)
         if reader is None:
-            reader = self._results[worker] = AsyncConnection(self._url, f"{self._name}-{worker}", blocks=True)
-        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
-        stream = self._keys.results(worker)
-        reply = await reader.call("XREAD", "COUNT", _PAGE, *block, "STREAMS", stream, str(after))
+            reader = self._results[worker] = AsyncConnection(self._url, f"{self._name}-{worker}")
+        command = ("XREAD", "COUNT", _PAGE, *block(timeout_s), "STREAMS", self._keys.results(worker), str(after))
+        reply = await reader.call(*command, wait_s=timeout_s, is_repeatable=True)
         results = [_logged(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
         if results and results[-1].result is None:
             del self._results[worker]
@@ -122,7 +122,7 @@ class RedisSchedulerBus:
             LeaseLostError: a newer leader has sealed our stream.
         """
         keys = [self._keys.results(worker), self._keys.writers]
-        await self._commands.call("ZADD", self._keys.writers, "NX", int(time.time()), worker)
+        await self._commands.call("ZADD", self._keys.writers, "NX", int(time.time()), worker, is_repeatable=True)
         try:
             await self._commands.run(EMIT, keys, *emit_arguments(self._keys, worker, step, result))
         except redis.ResponseError as error:
@@ -133,23 +133,25 @@ class RedisSchedulerBus:
     async def workers(self) -> dict[WorkerId, WorkerStatus]:
         """The live workers."""
         writers = await self.writers()
-        data = await self._commands.call("MGET", *map(self._keys.worker, writers)) if writers else []
+        keys = map(self._keys.worker, writers)
+        data = await self._commands.call("MGET", *keys, is_repeatable=True) if writers else []
         return {w: decode(status, WorkerStatus) for w, status in zip(writers, data, strict=True) if status is not None}
 
     async def writers(self) -> list[WorkerId]:
         """Everyone, dead or alive, whose result stream may still be there."""
-        members = await self._commands.call("ZRANGE", self._keys.writers, 0, -1)
+        members = await self._commands.call("ZRANGE", self._keys.writers, 0, -1, is_repeatable=True)
         return [WorkerId(member.decode()) for member in members]
 
     async def live_gateways(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
         """Those of them that have a heartbeat."""
         asked = list(gateways)
-        signs = await self._commands.call("MGET", *map(self._keys.gateway, asked)) if asked else []
+        keys = map(self._keys.gateway, asked)
+        signs = await self._commands.call("MGET", *keys, is_repeatable=True) if asked else []
         return {gateway for gateway, sign in zip(asked, signs, strict=True) if sign is not None}
 
     async def publish_status(self, status: PoolStatus) -> None:
         """Tell everybody how the pool is."""
-        await self._commands.call("SET", self._keys.status, encode(status), "PX", _TTL_MS)
+        await self._commands.call("SET", self._keys.status, encode(status), "PX", _TTL_MS, is_repeatable=True)
 
     async def close(self) -> None:
         """Release the connections."""

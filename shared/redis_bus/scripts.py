@@ -8,23 +8,28 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script and the name that the server caches it under."""
+    """One script and the name that the server caches it under.
+
+    Attributes:
+        is_repeatable: Whether running it twice is as good as once, its answer included.
+    """
 
     text: str
     sha: str
+    is_repeatable: bool
 
     @classmethod
-    def load(cls, name: str) -> Self:
+    def load(cls, name: str, *, is_repeatable: bool = True) -> Self:
         """Read `<name>.lua` beside this file."""
         text = resources.files("shared.redis_bus").joinpath(f"{name}.lua").read_text(encoding="utf-8")
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), is_repeatable)
 
 
-ADMIT = Script.load("admit")
+ADMIT = Script.load("admit", is_repeatable=False)
 EMIT = Script.load("emit")
 SEAL = Script.load("seal")
 LEASE = Script.load("lease")
 RESIGN = Script.load("resign")
-ADOPT = Script.load("adopt")
+ADOPT = Script.load("adopt", is_repeatable=False)
 FINISH = Script.load("finish")
 HEARTBEAT = Script.load("heartbeat")

@@ -20,7 +20,7 @@ from shared.messages import (
     decode,
     encode,
 )
-from shared.redis_bus.connection import Argument, BlockingConnection
+from shared.redis_bus.connection import Argument, BlockingConnection, block
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.scripts import EMIT, HEARTBEAT, Script
 
@@ -34,7 +34,7 @@ class RedisWorkerBus:
         self._keys = PoolKeys(pool)
         name = f"worker-{secrets.token_hex(6)}"
         self._commands = BlockingConnection(url, name)
-        self._plans = BlockingConnection(url, f"{name}-plans", blocks=True)
+        self._plans = BlockingConnection(url, f"{name}-plans")
         self._results = BlockingConnection(url, f"{name}-results")
 
     @classmethod
@@ -53,7 +53,7 @@ class RedisWorkerBus:
         """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter."""
         number = self._commands.call("INCR", self._keys.worker_sequence)
         worker = WorkerId(f"w{number}-{secrets.token_hex(4)}")
-        self._commands.call("ZADD", self._keys.writers, int(time.time()), worker)
+        self._commands.call("ZADD", self._keys.writers, int(time.time()), worker, is_repeatable=True)
         return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -63,7 +63,7 @@ class RedisWorkerBus:
 
     def bye(self, worker: WorkerId) -> None:
         """Say that no further plan will be executed."""
-        self._commands.call("DEL", self._keys.worker(worker))
+        self._commands.call("DEL", self._keys.worker(worker), is_repeatable=True)
         self._commands.call("XADD", self._keys.control, "*", "d", encode(WorkerBye(worker_id=worker)))
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
@@ -73,8 +73,8 @@ class RedisWorkerBus:
             SealedError: the stream has been sealed.
             BusUnavailableError: Redis does not answer.
         """
-        block = ("BLOCK", max(1, int(timeout_s * 1000))) if timeout_s > 0 else ()
-        reply = self._plans.call("XREAD", *block, "STREAMS", self._keys.plans(worker), str(after))
+        command = ("XREAD", *block(timeout_s), "STREAMS", self._keys.plans(worker), str(after))
+        reply = self._plans.call(*command, wait_s=timeout_s, is_repeatable=True)
         plans = []
         for entry_id, fields in reply[0][1] if reply else ():
             step = StepId.parse(entry_id)

@@ -52,7 +52,6 @@ class Writer:
 @asynccontextmanager
 async def routing(bus: MemoryGatewayBus) -> AsyncIterator[TokenRouter]:
     router = TokenRouter(bus, asyncio.get_running_loop().time)
-    await router.read_logs()
     task = asyncio.create_task(router.run())
     await asyncio.sleep(0)
     try:
@@ -164,7 +163,7 @@ async def test_what_stood_in_the_logs_before_the_start_is_passed_over() -> None:
     writer = Writer(memory, "w-1", gateway.gateway_id)
     await writer.emit({Handle(0): 0})
     async with routing(gateway) as router:
-        assert router._cursors.of(WorkerId("w-1")) == StepId(1, 1)
+        await eventually(lambda: router._cursors.of(WorkerId("w-1")) == StepId(1, 1))
 
 
 async def test_tokens_of_a_closed_stream_are_dropped() -> None:

@@ -152,6 +152,7 @@ def test_ctrl_c_ends_everything_and_leaves_nothing(served: Served) -> None:
     os.killpg(served.process.pid, signal.SIGINT)
 
     assert served.process.wait(DEADLINE_S) == 0
+    assert served.output.endswith("Stopping.\n")
     _assert_gone(family)
     assert not list(served._output.parent.glob("pagestream-*"))
 

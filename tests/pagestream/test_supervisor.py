@@ -117,6 +117,21 @@ def test_the_gateway_has_ended_before_the_worker_is_asked_to(assemble: Callable[
     assert endings == ["gateway ends", "worker ends"]
 
 
+def test_at_the_end_only_errors_are_shown(assemble: Callable[..., Troupe]) -> None:
+    said = "2026-01-01 00:00:00 {} worker    {}"
+    last_words = f"echo '{said.format('WARNING', 'no bus')}'; echo '{said.format('ERROR  ', 'lost a result')}'"
+    script = f"ends() {{ {last_words}; exit 0; }}; trap ends TERM; echo ready; {FOREVER}"
+    troupe = assemble(worker=script)
+    troupe.run_until(lambda: "ready" in troupe.log.getvalue())
+    troupe.events.put(StopRequested())
+    troupe.supervisor.run(timeout_s=10)
+    troupe.bystander.alerts.clear()
+    troupe.supervisor.stop([["worker"]])
+
+    assert "no bus" in troupe.log.getvalue()
+    assert troupe.bystander.alerts == ["worker: lost a result"]
+
+
 def test_a_second_stop_request_kills_what_will_not_end(assemble: Callable[..., Troupe]) -> None:
     troupe = assemble(stubborn=f"trap '' TERM; echo ready; {FOREVER}")
     troupe.run_until(lambda: "ready" in troupe.log.getvalue())

@@ -96,7 +96,11 @@ MESSAGES: dict[str, Message] = {
     "step_result": StepResult(batches=(BATCH,), compute_us=1234, num_tokens=3),
     "token_batch": BATCH,
     "worker_status": WorkerStatus(
-        worker_id=WorkerId("w1"), capabilities=CAPABILITIES, last_step=StepId(1_700_000_000, 18), num_queued_plans=2
+        worker_id=WorkerId("w1"),
+        capabilities=CAPABILITIES,
+        last_step=StepId(1_700_000_000, 18),
+        num_queued_plans=2,
+        host="worker-1",
     ),
     "pool_status": PoolStatus(
         epoch=1_700_000_000, model="demo", max_model_len=2048, num_workers=2, num_running=5, requests_per_s=1.5

@@ -13,10 +13,11 @@ import redis
 
 from shared.bus import SEALED_TTL_S
 from shared.errors import BusUnavailableError, ConfigurationError, LeaseLostError, SealedError
-from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.keys import GROUP, PoolKeys
 from shared.messages import (
     Cancel,
+    PoolStatus,
     StepPlan,
     StepResult,
     Submit,
@@ -311,20 +312,110 @@ async def test_without_redis_every_role_says_so_and_goes_on_when_it_is_back() ->
         worker.close()
 
 
+async def test_a_redis_that_has_started_again_is_not_noticed_by_calls_that_may_be_repeated() -> None:
+    with RedisServer() as server:
+        gateway = await RedisGatewayBus.connect(server.url, "p")
+        scheduler = await RedisSchedulerBus.connect(server.url, "p")
+        worker = RedisWorkerBus.connect(server.url, "p")
+        name = worker.register()
+        epoch = await scheduler.acquire_lease()
+        assert epoch is not None
+        await gateway.writers()
+        status = WorkerStatus(worker_id=name, capabilities=CAPABILITIES, last_step=BEFORE_FIRST_STEP)
+        steps = (StepId(epoch, 1), StepId(epoch, 2))
+        calls: list[Callable[[], Awaitable[object]]] = [
+            gateway.heartbeat,
+            gateway.pool_status,
+            gateway.writers,
+            lambda: gateway.backfill(name, BEFORE_FIRST_STEP),
+            scheduler.acquire_lease,
+            lambda: scheduler.receive(timeout_s=0.01),
+            lambda: scheduler.publish_status(PoolStatus(epoch=epoch)),
+            scheduler.workers,
+            lambda: scheduler.live_gateways([gateway.gateway_id]),
+            lambda: scheduler.send_plan(name, steps[0], StepPlan()),
+            lambda: scheduler.emit(WorkerId("s"), steps[0], StepResult()),
+            lambda: asyncio.to_thread(worker.heartbeat, status),
+            lambda: asyncio.to_thread(worker.emit, name, steps[0], StepResult()),
+            lambda: asyncio.to_thread(worker.read_plans, name, BEFORE_FIRST_STEP, timeout_s=0.01),
+            lambda: scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=0.01),
+            lambda: scheduler.seal(name, epoch),
+        ]
+        for call in calls:
+            server.restart()
+            await call()
+        assert await gateway.backfill(name, BEFORE_FIRST_STEP) == (StepId(epoch, SEAL_STEP), [])
+        for bus in (gateway, scheduler):
+            await bus.close()
+        worker.close()
+
+
 async def test_a_redis_that_hangs_is_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.redis_bus.connection.COMMAND_TIMEOUT_S", 0.2)
     with RedisServer() as server:
-        gateway, worker = await RedisGatewayBus.connect(server.url, "p"), RedisWorkerBus.connect(server.url, "p")
+        gateway, scheduler = (
+            await RedisGatewayBus.connect(server.url, "p"),
+            await RedisSchedulerBus.connect(server.url, "p"),
+        )
+        worker = RedisWorkerBus.connect(server.url, "p")
+        name = worker.register()
+        calls: list[Callable[[], Awaitable[object]]] = [
+            gateway.heartbeat,
+            lambda: gateway.backfill(name, BEFORE_FIRST_STEP),
+            lambda: scheduler.receive(timeout_s=0.1),
+            lambda: scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=0.1),
+            lambda: asyncio.to_thread(worker.register),
+            lambda: asyncio.to_thread(worker.read_plans, name, BEFORE_FIRST_STEP, timeout_s=0.1),
+        ]
+        for call in calls:
+            await call()
         os.kill(server.pid, signal.SIGSTOP)
-        with pytest.raises(BusUnavailableError):
-            await gateway.heartbeat()
-        with pytest.raises(BusUnavailableError):
-            worker.register()
-        os.kill(server.pid, signal.SIGCONT)
-        await gateway.heartbeat()
-        assert worker.register()
+        try:
+            for call in calls:
+                async with asyncio.timeout(3):
+                    with pytest.raises(BusUnavailableError):
+                        await call()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        for call in calls:
+            await call()
         await gateway.close()
+        await scheduler.close()
         worker.close()
+
+
+async def test_calls_that_wait_for_their_turn_while_redis_hangs_give_up_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shared.redis_bus.connection.COMMAND_TIMEOUT_S", 0.3)
+    with RedisServer() as server:
+        gateway = await RedisGatewayBus.connect(server.url, "p")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(2):
+                answers = await asyncio.gather(*(gateway.heartbeat() for _ in range(20)), return_exceptions=True)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert {type(answer) for answer in answers} == {BusUnavailableError}
+        await gateway.close()
+
+
+async def test_a_name_that_does_not_resolve_is_a_redis_that_does_not_answer() -> None:
+    with pytest.raises(BusUnavailableError):
+        await RedisGatewayBus.connect("redis://no-such-host.invalid:6379/0", "p")
+    with pytest.raises(BusUnavailableError):
+        RedisWorkerBus.connect("redis://no-such-host.invalid:6379/0", "p")
+
+
+async def test_a_server_of_another_kind_is_a_redis_that_does_not_answer() -> None:
+    async def speak_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(speak_http, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(BusUnavailableError, match="Protocol error"):
+            await RedisGatewayBus.connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", "p")
 
 
 async def test_a_write_whose_reply_is_lost_is_not_sent_again(redis_url: str, client: redis.Redis) -> None:
