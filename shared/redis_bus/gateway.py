@@ -81,10 +81,11 @@ class RedisGatewayBus:
                     except MessageError as error:
                         _log.warning("A published batch cannot be read: %s", error)
             except BusUnavailableError as error:
-                if not is_lost:
+                if is_lost:
+                    await asyncio.sleep(_RECONNECT_S * random.random())  # noqa: S311 - lest gateways return as one
+                else:
                     _log.warning("The token feed is lost, subscribing again until it is back: %s", error)
                 is_lost = True
-                await asyncio.sleep(_RECONNECT_S * random.random())  # noqa: S311 - so that gateways do not return as one
             finally:
                 await connection.close()
 
