@@ -173,9 +173,11 @@ class Scheduler:
         return len(displaced)
 
     def next_plan(self, worker_id: WorkerId, *, now_s: float) -> tuple[StepId, StepPlan] | None:
-        """The worker's next step, or None if there is nothing to tell it or enough is in flight."""
-        worker = self.workers[worker_id]
-        if not worker.may_plan or not (worker.running or len(self.waiting) or worker.has_released):
+        """The worker's next step, or None if it is gone, has enough in flight, or there is nothing to tell it."""
+        worker = self.workers.get(worker_id)
+        if worker is None or not worker.may_plan:
+            return None
+        if not (worker.running or len(self.waiting) or worker.has_released):
             return None
         if worker.in_flight and worker.has_released and not (worker.running or len(self.waiting)):
             return None

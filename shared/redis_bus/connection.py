@@ -120,6 +120,7 @@ class BlockingConnection:
         pool = _checked(redis.ConnectionPool, url, name, timeout_s=COMMAND_TIMEOUT_S)
         self._connection = pool.make_connection()
         self._host: str | None = pool.connection_kwargs.get("host")
+        self._is_connected = False
         self._turn = threading.Lock()
 
     def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
@@ -154,13 +155,15 @@ class BlockingConnection:
 
     def close(self) -> None:
         """Disconnect."""
+        self._is_connected = False
         self._connection.disconnect()
 
     def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
         try:
-            if self._host is not None and not self._connection.is_connected:
+            if self._host is not None and not self._is_connected:
                 look_up(self._host).result(COMMAND_TIMEOUT_S)
             self._connection.send_command(*command)
+            self._is_connected = True
             if wait_s:
                 self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
             return self._connection.read_response()

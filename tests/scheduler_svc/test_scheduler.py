@@ -192,6 +192,14 @@ def test_sequences_of_a_dead_worker_go_on_elsewhere_with_exactly_their_tokens():
     pool.check_all_done()
 
 
+def test_a_worker_that_is_gone_is_sent_nothing() -> None:
+    pool = SimulatedPool()
+    worker = pool.add_worker()
+    pool.submit([1, 2, 3])
+    pool.kill(worker)
+    assert pool.core.next_plan(worker, now_s=0.0) is None
+
+
 def test_a_prefix_draws_a_request_to_the_worker_that_holds_it():
     pool = SimulatedPool(num_blocks=64)
     pool.add_worker(), pool.add_worker()
