@@ -49,11 +49,16 @@ class SchedulerService:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Lead whenever nobody else does, until `stop`."""
+        """Lead whenever nobody else does, until `stop`. Every term has an epoch of its own."""
+        last_epoch = None
         while not self._stopping.is_set():
             try:
                 epoch = await self._bus.acquire_lease()
+                if epoch is not None and epoch == last_epoch:
+                    await self._bus.resign()  # the lease outlived its term
+                    continue
                 if epoch is not None:
+                    last_epoch = epoch
                     await Term(self._bus, self._settings, epoch, clock=self._clock, stopping=self._stopping).run()
             except* LeaseLostError as lost:
                 log.warning("no longer leading: %s", lost.exceptions)

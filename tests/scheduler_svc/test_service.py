@@ -12,8 +12,10 @@ from gpu_worker.fake_runner import FakeRunner, fake_token
 from gpu_worker.service import WorkerService
 from scheduler_svc.service import SchedulerService
 from scheduler_svc.settings import SchedulerSettings
+from shared.bus import Delivery
+from shared.errors import BusUnavailableError
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, RequestId, WorkerId
-from shared.memory_bus import MemoryBus
+from shared.memory_bus import MemoryBus, MemorySchedulerBus
 from shared.messages import Cancel, StepPlan, Submit, TokenBatch, WorkerCapabilities, WorkerStatus
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import SamplingParams
@@ -219,6 +221,32 @@ async def test_requests_of_a_gateway_that_is_gone_are_cancelled(bus):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         worker.stop()
+
+
+class FlakyBus(MemorySchedulerBus):
+    """Redis is away for one call."""
+
+    is_away = False
+
+    async def receive(self, *, timeout_s: float) -> list[Delivery]:
+        if self.is_away:
+            self.is_away = False
+            raise BusUnavailableError("gone")
+        return await super().receive(timeout_s=timeout_s)
+
+
+async def test_after_a_moment_without_redis_a_new_term_begins_in_which_faults_can_be_told(bus):
+    flaky = FlakyBus(bus._state, "s1")
+    client, worker = FakeClient(bus), RunningWorker(bus)
+    service = SchedulerService(flaky, SETTINGS, clock=time.monotonic)
+    running = asyncio.create_task(service.run())
+    for handle in range(2):
+        await client.submit([7] * 200)
+        await client.until(lambda handle=handle: handle in client.faults)
+        flaky.is_away = True
+    service.stop()
+    await running
+    worker.stop()
 
 
 async def test_a_standby_does_not_lead(bus):
