@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
@@ -10,7 +11,7 @@ import redis
 from gpu_worker.fake_runner import FakeRunner
 from gpu_worker.runner import Runner, StepOutput
 from gpu_worker.service import WorkerService
-from shared.bus import LoggedResult, SchedulerBus, WorkerBus
+from shared.bus import Delivery, LoggedResult, SchedulerBus, WorkerBus
 from shared.errors import BusUnavailableError
 from shared.ids import BEFORE_FIRST_STEP, Epoch, StepId, WorkerId
 from shared.memory_bus import MemoryBus
@@ -54,6 +55,7 @@ class Running:
         self.service = service
         self.scheduler = scheduler
         self.exit_code: int | None = None
+        self._unheard: deque[Delivery] = deque()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -62,7 +64,9 @@ class Running:
 
     async def hears(self, kind: type[WorkerHello] | type[WorkerBye]) -> WorkerId:
         """The name in the next message, which must be of this kind."""
-        (delivery,) = await self.scheduler.receive(timeout_s=10)
+        if not self._unheard:
+            self._unheard.extend(await self.scheduler.receive(timeout_s=10))
+        delivery = self._unheard.popleft()
         await self.scheduler.finish([delivery.entry])
         assert isinstance(delivery.message, kind)
         return delivery.message.worker_id
