@@ -9,7 +9,7 @@ import typer
 
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
-from pagestream import options
+from pagestream import bench, options
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from scheduler_svc.settings import SchedulerSettings
@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
