@@ -29,7 +29,7 @@ class _Usage(msgspec.Struct, frozen=True):
 class _Chunk(msgspec.Struct, frozen=True):
     choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: object = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -81,7 +81,7 @@ class AnswerStream:
             return
         chunk = _decode(event)
         if chunk.error is not None:
-            self.error = bytes(chunk.error).decode()
+            self.error = msgspec.json.encode(chunk.error).decode()
         if chunk.usage is not None:
             self.num_prompt_tokens = chunk.usage.prompt_tokens
             self.num_output_tokens = chunk.usage.completion_tokens

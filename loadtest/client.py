@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
@@ -13,7 +15,8 @@ from loadtest.record import RequestRecord
 from loadtest.settings import Target
 from shared.errors import ConfigurationError
 
-_MAX_ERROR_LENGTH = 300
+_OK: Final = HTTPStatus.OK
+_MAX_ERROR_LENGTH: Final = 300
 
 
 class _ModelCard(msgspec.Struct, frozen=True):
@@ -43,6 +46,8 @@ class OpenAIClient:
         remedy = f"start it at {self._target.root_url}, or give its address by --base-url and the model by --model"
         try:
             response = await self._http.request("GET", "/v1/models", headers=self._headers)
+            if response.status != _OK:
+                raise ConfigurationError(f"the server does not name its models: HTTP {response.status}; {remedy}")
             cards = msgspec.json.decode(response.body, type=_ModelList).data
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigurationError(f"the server does not name its models: {error}; {remedy}") from error
@@ -107,7 +112,7 @@ class OpenAIClient:
 
 
 def _fault(response: HttpResponse, answer: AnswerStream) -> str | None:
-    if response.status != 200:  # noqa: PLR2004
+    if response.status != _OK:
         return f"HTTP {response.status}: {response.body.decode(errors='replace')[:_MAX_ERROR_LENGTH]}"
     if answer.error is not None:
         return f"the stream ended with an error: {answer.error[:_MAX_ERROR_LENGTH]}"

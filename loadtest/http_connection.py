@@ -1,8 +1,8 @@
 """HTTP/1.1 as a load generator needs it: bytes reach the measurement in the call that the event loop makes with them.
 
-General clients hand each piece of a body through layers of coroutines. Seen on one core, per streamed token: httpx
-177 µs (102 on uvloop), aiohttp 56 (32), this 46 (15). Where client and server share a machine, the difference is taken
-from what is measured. The parser is httptools', which is Node's.
+General clients hand each piece of a body through layers of coroutines. CPU time per streamed token, as seen with 32
+streams of 50 tokens/s: httpx 177 µs (102 on uvloop), aiohttp 56 (32), this with all that is recorded 52 (21). Where
+client and server share a machine, it is taken from what is measured. The parser is httptools', which was Node's.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -155,7 +156,7 @@ class _Connection(asyncio.Protocol):
         self._ends_with_connection = not self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
-        if self._on_body is not None and self._parser.get_status_code() == 200:  # noqa: PLR2004
+        if self._on_body is not None and self._parser.get_status_code() == HTTPStatus.OK:
             self._on_body(body)
         else:
             self._body += body

@@ -1,5 +1,6 @@
 """Text that means nothing and has as many tokens as wanted."""
 
+import math
 import random
 import re
 from collections.abc import Iterable
@@ -30,9 +31,7 @@ class RandomText:
         self._tokenizer = tokenizer
         self._source = random.Random(seed)
         vocabulary = tokenizer.vocabulary.token_bytes
-        pieces = [token for token in vocabulary if _WORD.fullmatch(token)] or list(
-            filter(_LETTER.fullmatch, vocabulary)
-        )
+        pieces = list(filter(_WORD.fullmatch, vocabulary)) or list(filter(_LETTER.fullmatch, vocabulary))
         if not pieces:
             raise CheckpointError("the tokenizer has no words of Latin letters to make random prompts of")
         self._words = [piece.decode("ascii") for piece in pieces]
@@ -60,8 +59,8 @@ class RandomText:
 
     def length_around(self, mean: int, range_ratio: float) -> int:
         """A length drawn evenly from `mean * (1 - range_ratio)` to `mean * (1 + range_ratio)`; at least 1."""
-        spread = mean * range_ratio
-        return max(1, self._source.randint(int(mean - spread), -int(-(mean + spread) // 1)))
+        shortest, longest = math.floor(mean * (1 - range_ratio)), math.ceil(mean * (1 + range_ratio))
+        return max(1, self._source.randint(shortest, longest))
 
     def shuffled(self, items: Iterable[_T]) -> list[_T]:
         """The same in another order."""

@@ -1,6 +1,7 @@
 """What was seen of one request."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class RequestRecord:
     @property
     def itls_s(self) -> list[float]:
         """Times between one output and the next."""
-        return [after - before for before, after in zip(self.chunk_times_s, self.chunk_times_s[1:], strict=False)]
+        return [after - before for before, after in pairwise(self.chunk_times_s)]
 
     @property
     def tpot_s(self) -> float | None:

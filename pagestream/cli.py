@@ -26,7 +26,7 @@ _WORKER = WorkerSettings(pool=_POOL, model=DEMO)
 app = typer.Typer(
     name="pagestream",
     help="Serve language models as microservices on a Redis bus. "
-    "Every flag may also be set by a variable: --max-model-len by PAGESTREAM_MAX_MODEL_LEN.",
+    "Every flag but those of bench may also be set by a variable: --max-model-len by PAGESTREAM_MAX_MODEL_LEN.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
