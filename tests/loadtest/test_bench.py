@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError
 from tests.gateway.conftest import Running, running_gateway
 from tests.loadtest.conftest import ScriptedServer, say_hello, scripted_server
 
+UNAVAILABLE = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
 MODELS = b'HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{"data":[{"id":"small"}]}'
 
 
@@ -98,9 +99,7 @@ async def test_a_run_without_answers_fails_and_says_why_once(capsys: pytest.Capt
 
 @pytest.mark.model
 async def test_a_server_that_is_still_starting_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    answers = iter(
-        [b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", MODELS, b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"]
-    )
+    answers = iter([UNAVAILABLE, MODELS, UNAVAILABLE])
 
     async def wake_up(server: ScriptedServer, body: dict, writer: asyncio.StreamWriter) -> None:
         answer = next(answers, None)
@@ -121,7 +120,7 @@ async def test_a_server_that_is_still_starting_is_waited_for(capsys: pytest.Capt
 @pytest.mark.model
 async def test_a_server_that_never_answers_well_ends_the_wait() -> None:
     async def refuse(_server: object, _body: object, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+        writer.write(UNAVAILABLE)
 
     async with scripted_server(refuse) as server:
         target = Target(port=server.port, model="m", tokenizer="demo", ready_check_timeout_sec=1)
