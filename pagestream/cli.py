@@ -9,7 +9,7 @@ import typer
 
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
-from pagestream import options
+from pagestream import bench, options
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from scheduler_svc.settings import SchedulerSettings
@@ -26,11 +26,12 @@ _WORKER = WorkerSettings(pool=_POOL, model=DEMO)
 app = typer.Typer(
     name="pagestream",
     help="Serve language models as microservices on a Redis bus. "
-    "Every flag may also be set by a variable: --max-model-len by PAGESTREAM_MAX_MODEL_LEN.",
+    "Every flag but those of bench may also be set by a variable: --max-model-len by PAGESTREAM_MAX_MODEL_LEN.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,99 @@
+"""The command `pagestream bench`: reads flags, and has `loadtest` measure."""
+
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
+from pagestream import bench_options as flags
+
+_LISTS: Final = frozenset({"--goodput", "--header", "--metadata"})
+_TARGET, _TRAFFIC, _DATASET, _SAMPLING, _REPORTING = Target(), Traffic(), Dataset(), Sampling(), Reporting()
+
+app = typer.Typer(help="Measure a server.", no_args_is_help=True)
+
+
+def repeat_list_flags(arguments: list[str]) -> list[str]:
+    """Give each of `--goodput ttft:500 tpot:50`, as vLLM takes them, a flag of its own, as typer wants it."""
+    repeated: list[str] = []
+    flag = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag = argument if argument in _LISTS else None
+        elif flag is not None and repeated[-1] != flag:
+            repeated.append(flag)
+        repeated.append(argument)
+    return repeated
+
+
+class _BenchCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - a private class of typer's
+        return super().parse_args(ctx, repeat_list_flags(args))
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure a server."""
+
+
+@app.command(cls=_BenchCommand)
+def serve(  # noqa: PLR0913 - one parameter per flag
+    context: typer.Context,
+    *,
+    backend: flags.Backend = _TARGET.backend,
+    base_url: flags.BaseUrl = _TARGET.base_url,
+    host: flags.Host = _TARGET.host,
+    port: flags.Port = _TARGET.port,
+    endpoint: flags.Endpoint = _TARGET.endpoint,
+    header: flags.Header = None,
+    insecure: flags.Insecure = _TARGET.insecure,
+    model: flags.Model = _TARGET.model,
+    served_model_name: flags.ServedModelName = _TARGET.served_model_name,
+    tokenizer: flags.TokenizerName = _TARGET.tokenizer,
+    ready_check_timeout_sec: flags.ReadyCheckTimeoutSec = _TARGET.ready_check_timeout_sec,
+    num_prompts: flags.NumPrompts = _TRAFFIC.num_prompts,
+    request_rate: flags.RequestRate = _TRAFFIC.request_rate,
+    burstiness: flags.Burstiness = _TRAFFIC.burstiness,
+    max_concurrency: flags.MaxConcurrency = _TRAFFIC.max_concurrency,
+    num_warmups: flags.NumWarmups = _TRAFFIC.num_warmups,
+    seed: flags.Seed = _TRAFFIC.seed,
+    disable_tqdm: flags.DisableTqdm = _TRAFFIC.disable_tqdm,
+    dataset_name: flags.DatasetName = _DATASET.dataset_name,
+    dataset_path: flags.DatasetPath = _DATASET.dataset_path,
+    input_len: flags.InputLen = _DATASET.input_len,
+    output_len: flags.OutputLen = _DATASET.output_len,
+    random_input_len: flags.RandomInputLen = _DATASET.random_input_len,
+    random_output_len: flags.RandomOutputLen = _DATASET.random_output_len,
+    random_range_ratio: flags.RandomRangeRatio = _DATASET.random_range_ratio,
+    random_prefix_len: flags.RandomPrefixLen = _DATASET.random_prefix_len,
+    sharegpt_output_len: flags.SharegptOutputLen = _DATASET.sharegpt_output_len,
+    prefix_repetition_prefix_len: flags.PrefixRepetitionPrefixLen = _DATASET.prefix_repetition_prefix_len,
+    prefix_repetition_suffix_len: flags.PrefixRepetitionSuffixLen = _DATASET.prefix_repetition_suffix_len,
+    prefix_repetition_num_prefixes: flags.PrefixRepetitionNumPrefixes = _DATASET.prefix_repetition_num_prefixes,
+    prefix_repetition_output_len: flags.PrefixRepetitionOutputLen = _DATASET.prefix_repetition_output_len,
+    multiturn_num_turns: flags.MultiturnNumTurns = _DATASET.multiturn_num_turns,
+    multiturn_prefix_len: flags.MultiturnPrefixLen = _DATASET.multiturn_prefix_len,
+    multiturn_input_len: flags.MultiturnInputLen = _DATASET.multiturn_input_len,
+    multiturn_output_len: flags.MultiturnOutputLen = _DATASET.multiturn_output_len,
+    temperature: flags.Temperature = _SAMPLING.temperature,
+    top_p: flags.TopP = _SAMPLING.top_p,
+    top_k: flags.TopK = _SAMPLING.top_k,
+    ignore_eos: flags.IgnoreEos = _SAMPLING.ignore_eos,
+    extra_body: flags.ExtraBody = None,
+    percentile_metrics: flags.PercentileMetrics = "ttft,tpot,itl",
+    metric_percentiles: flags.MetricPercentiles = "99",
+    goodput: flags.Goodput = None,
+    label: flags.Label = _REPORTING.label,
+    metadata: flags.Metadata = None,
+    save_result: flags.SaveResult = _REPORTING.save_result,
+    save_detailed: flags.SaveDetailed = _REPORTING.save_detailed,
+    append_result: flags.AppendResult = _REPORTING.append_result,
+    result_dir: flags.ResultDir = _REPORTING.result_dir,
+    result_filename: flags.ResultFilename = _REPORTING.result_filename,
+) -> int:
+    """Measure any server with OpenAI's API, by the flags, words and definitions of `vllm bench serve`."""
+    # The client and what it counts with: 0.5 s that the other commands do not need.
+    from loadtest.bench import run
+
+    return run(BenchSettings.pick(context.params))
