@@ -74,7 +74,7 @@ class ModelRunner:
         config = ModelConfig.from_checkpoint(checkpoint)
         ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
         precision = Precision.choose(dtype, config, ops, where)
-        logger.info("loading %s: %s, %s ops", model_name, precision, ops.name)
+        logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
             weights = open_weights(
                 checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where

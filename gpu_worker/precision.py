@@ -48,5 +48,5 @@ class Precision:
         return cls(named, torch.float32 if ops.is_mixed_precision else named, named)
 
     def __str__(self) -> str:
-        numbers = f"matrices {self.matrices}, activations {self.activations}, cache {self.cache}"
+        numbers = f"{self.matrices} matrices, {self.activations} activations, {self.cache} cache"
         return numbers.replace("torch.", "")

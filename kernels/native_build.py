@@ -6,6 +6,7 @@ Processes that start together build it once; it appears under its name complete 
 
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -18,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import torch
+
+_log = logging.getLogger(__name__)
 
 SOURCES: Final = Path(__file__).parent / "native"
 
@@ -100,6 +103,7 @@ def _digest(toolchain: Toolchain, flags: Sequence[str]) -> str:
 
 
 def _compile(toolchain: Toolchain, flags: Sequence[str], target: Path) -> None:
+    _log.info("compiling the native CPU kernels for %s, once", target.stem.partition("-")[0])
     with TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         sources = sorted(SOURCES.glob("*.cpp"))
         objects = [Path(scratch) / f"{source.stem}.o" for source in sources]

@@ -16,7 +16,7 @@ from pagestream.engine import LocalEngine
 from shared.checkpoint import Checkpoint
 from shared.sampling import SamplingParams
 
-NUM_TOKENS = 6
+NUM_TOKENS = 20
 PROMPTS = [
     [(37 * place + 11 * row) % 40_000 + 100 for place in range(length)]
     for row, length in enumerate((1, 15, 16, 17, 40, 63, 64, 65, 129, 200))
@@ -117,7 +117,7 @@ def test_preemption_leaves_the_bits_alone(
     load: Callable[..., ModelRunner], demo: Checkpoint, alone: tuple[list[list[int]], dict[tuple[int, ...], Tensor]]
 ) -> None:
     answers, logits, engine = run(
-        load, demo, at_once=10, kv_cache_memory_bytes=16 * BYTES_PER_BLOCK, max_num_batched_tokens=128
+        load, demo, at_once=10, kv_cache_memory_bytes=18 * BYTES_PER_BLOCK, max_num_batched_tokens=128
     )
     assert engine.scheduler.num_preemptions > 0
     assert answers == alone[0]
