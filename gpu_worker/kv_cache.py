@@ -1,8 +1,7 @@
 """The keys and values of all running and cached sequences: one pair of tensors a layer, cut into blocks.
 
-Layout: [num_blocks, block_size, num_kv_heads, head_dim] for keys and for values. A token's slot is
-`block * block_size + offset`; all heads of a slot lie together, so that a gather copies rows of
-num_kv_heads * head_dim numbers and PyTorch's attention reads the result in place.
+How the numbers of a block lie is the ops' affair (`Ops.cache_shapes`); blocks come first. A token's slot is
+`block * block_size + offset`.
 """
 
 import logging
@@ -14,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from kernels.ops import Ops
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
 
@@ -81,12 +81,14 @@ class KVCache:
     """Owns the tensors. Which block holds what is the scheduler's."""
 
     def __init__(
-        self, config: ModelConfig, geometry: CacheGeometry, *, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, geometry: CacheGeometry, ops: Ops, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (geometry.num_blocks, geometry.block_size, config.num_key_value_heads, config.head_dim)
+        keys, values = ops.cache_shapes(
+            geometry.num_blocks, geometry.block_size, config.num_key_value_heads, config.head_dim
+        )
         # Not zeroed: no op reads a slot that nobody wrote, and touching 4 GiB takes 7 s of the start (2 cores).
         self._layers = [
-            (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
+            (torch.empty(keys, dtype=dtype, device=device), torch.empty(values, dtype=dtype, device=device))
             for _ in range(config.num_hidden_layers)
         ]
 

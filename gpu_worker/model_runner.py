@@ -1,20 +1,19 @@
 """The runner that computes: plan -> batch state -> step input -> model -> sampler."""
 
 import logging
-from typing import Final
 
 import torch
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.models.decoder import Decoder
+from gpu_worker.ops_selection import choose_ops
+from gpu_worker.precision import Precision
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
-from kernels.ops import select
 from shared.checkpoint import Checkpoint
-from shared.errors import ConfigurationError
 from shared.ids import Slot
 from shared.messages import StepPlan, WorkerCapabilities
 from shared.model_config import ModelConfig
@@ -22,8 +21,6 @@ from shared.packing import unpack_u32
 from shared.sampling import FinishCode
 
 logger = logging.getLogger(__name__)
-
-_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ModelRunner:
@@ -59,8 +56,7 @@ class ModelRunner:
 
         Args:
             checkpoint: What to load.
-            dtype: "auto", "float32", "bfloat16" or "float16". "auto" on a CPU is the checkpoint's own values in
-                fp32 arithmetic, on a GPU the checkpoint's dtype.
+            dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.
             gpu_memory_utilization: Share of a GPU's memory to use, weights included.
@@ -76,19 +72,25 @@ class ModelRunner:
         """
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
-        numbers = _dtype(dtype, config, where)
-        logger.info("loading %s as %s", model_name, str(numbers).removeprefix("torch."))
-        ops = select(where)
+        ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
+        precision = Precision.choose(dtype, config, ops, where)
+        logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
-            weights = open_weights(checkpoint, config, dtype=numbers, device=where)
+            weights = open_weights(
+                checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where
+            )
             model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
             memory_bytes = cache_memory_bytes(
                 where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
             )
             geometry = CacheGeometry.fit(
-                config, block_size=block_size, dtype=numbers, memory_bytes=memory_bytes, max_model_len=max_model_len
+                config,
+                block_size=block_size,
+                dtype=precision.cache,
+                memory_bytes=memory_bytes,
+                max_model_len=max_model_len,
             )
-            cache = KVCache(config, geometry, dtype=numbers, device=where)
+            cache = KVCache(config, geometry, ops, dtype=precision.cache, device=where)
         on_gpu = where.type != "cpu"
         blocks = (geometry.num_blocks, 0) if on_gpu else (0, geometry.num_blocks)
         logger.info("# GPU blocks: %d, # CPU blocks: %d", *blocks)
@@ -145,11 +147,3 @@ class ModelRunner:
             return RowOutput(slot, (token,), self._state.commit(slot, token))
         self._state.fail(slot)
         return RowOutput(slot, (), FinishCode.ERROR, "the model computed no finite score for any token")
-
-
-def _dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else config.dtype
-    if name not in _DTYPES:
-        raise ConfigurationError(f"--dtype {name!r} is not served; use auto, {', '.join(_DTYPES)}")
-    return _DTYPES[name]

@@ -2,17 +2,26 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
+import numpy as np
 import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from kernels.arguments import BlockMatrix, Matrix
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
-from shared.gguf_file import GGUFFile
+from shared.gguf_file import GGUFFile, GGUFTensor
 from shared.model_config import ModelConfig
+
+MatrixDtype = torch.dtype | Literal["stored"]
+"""What a matrix's numbers are given as; "stored" is as the file has them."""
+
+_STORED_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Weights(Protocol):
@@ -25,28 +34,64 @@ class Weights(Protocol):
             CheckpointError: it is not there, or cannot be read.
         """
 
+    def matrix(self, name: str) -> Matrix:
+        """A matrix by its name in transformers, [out_features, in_features].
+
+        Raises:
+            CheckpointError: it is not there, or cannot be read.
+        """
+
     def rotary_divisors(self) -> Tensor | None:
         """[head_dim / 2] float32, what the checkpoint divides the rotary frequencies by; None if it does not say."""
 
 
-def open_weights(checkpoint: Checkpoint, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Weights:
+def open_weights(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    matrix_dtype: MatrixDtype | None = None,
+) -> Weights:
     """The reader for a checkpoint's format.
+
+    Args:
+        checkpoint: Whose files to read.
+        config: Of the model.
+        dtype: Of all tensors but the matrices.
+        device: To put them on.
+        matrix_dtype: Of the matrices; None for `dtype`.
 
     Raises:
         CheckpointError: its files cannot be read.
     """
+    wanted = _Wanted(dtype, matrix_dtype or dtype, device)
     if checkpoint.format == "gguf":
-        return GGUFWeights(GGUFFile.open(checkpoint.path), config, dtype=dtype, device=device)
-    return SafetensorsWeights(checkpoint.path, dtype=dtype, device=device)
+        return GGUFWeights(GGUFFile.open(checkpoint.path), config, wanted)
+    return SafetensorsWeights(checkpoint.path, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    dtype: torch.dtype
+    matrix_dtype: MatrixDtype
+    device: torch.device
+
+    def tensor(self, numbers: Tensor) -> Tensor:
+        return numbers.to(self.device, self.dtype)
+
+    def matrix(self, numbers: Tensor) -> Tensor:
+        if self.matrix_dtype != "stored":
+            return numbers.to(self.device, self.matrix_dtype)
+        return numbers.to(self.device) if numbers.dtype in _STORED_DTYPES else self.tensor(numbers)
 
 
 class SafetensorsWeights:
     """The shards of a Hugging Face directory."""
 
-    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, directory: Path, wanted: _Wanted) -> None:
         self._directory = directory
-        self._dtype = dtype
-        self._device = device
+        self._wanted = wanted
         self._shards: dict[str, Any] = {}
         try:
             for path in _shards(directory):
@@ -57,14 +102,21 @@ class SafetensorsWeights:
 
     def get(self, name: str) -> Tensor:
         """See `Weights`."""
-        if name not in self._shards:
-            raise CheckpointError(f"{self._directory} has no tensor {name}")
-        tensor: Tensor = self._shards[name].get_tensor(name)
-        return tensor.to(self._device, self._dtype)
+        return self._wanted.tensor(self._read(name))
+
+    def matrix(self, name: str) -> Tensor:
+        """See `Weights`."""
+        return self._wanted.matrix(self._read(name))
 
     def rotary_divisors(self) -> None:
         """Hugging Face says it in config.json."""
         return
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._shards:
+            raise CheckpointError(f"{self._directory} has no tensor {name}")
+        tensor: Tensor = self._shards[name].get_tensor(name)
+        return tensor
 
 
 def _shards(directory: Path) -> list[Path]:
@@ -93,13 +145,20 @@ _GGUF_NAMES: Final = {
 }
 
 
+_BLOCK_TYPES: Final = (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0)
+_DTYPES: Final = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
+}
+
+
 class GGUFWeights:
     """A GGUF file of the llama architecture."""
 
-    def __init__(self, file: GGUFFile, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, file: GGUFFile, config: ModelConfig, wanted: _Wanted) -> None:
         self._file = file
-        self._dtype = dtype
-        self._device = device
+        self._wanted = wanted
         self._rotated_heads = {
             "attn_q": config.num_attention_heads,
             "attn_k": config.num_key_value_heads,
@@ -107,22 +166,47 @@ class GGUFWeights:
 
     def get(self, name: str) -> Tensor:
         """See `Weights`."""
-        stem, _, suffix = name.rpartition(".")
-        layer = re.match(r"model\.layers\.(\d+)\.", stem)
-        known = _GGUF_NAMES[stem[layer.end() :] if layer else stem]
-        tensor = self._read(f"blk.{layer[1]}.{known}.{suffix}" if layer else f"{known}.{suffix}")
-        if known in self._rotated_heads:
-            tensor = _to_halves(tensor, self._rotated_heads[known])
-        return tensor.to(self._device, self._dtype)
+        found, known = self._find(name)
+        return self._wanted.tensor(self._in_order(_numbers(found), known))
+
+    def matrix(self, name: str) -> Matrix:
+        """See `Weights`."""
+        found, known = self._find(name)
+        if self._wanted.matrix_dtype == "stored" and found.type in _BLOCK_TYPES:
+            return BlockMatrix(found.type.name, self._in_order(_blocks(found), known).to(self._wanted.device))
+        return self._wanted.matrix(self._in_order(_numbers(found), known))
 
     def rotary_divisors(self) -> Tensor | None:
         """See `Weights`."""
-        return self._read("rope_freqs.weight") if "rope_freqs.weight" in self._file.tensors else None
+        found = self._file.tensors.get("rope_freqs.weight")
+        return None if found is None else _numbers(found)
 
-    def _read(self, name: str) -> Tensor:
-        if name not in self._file.tensors:
-            raise CheckpointError(f"{self._file.path} has no tensor {name}")
-        return torch.tensor(self._file.tensors[name].dequantize())
+    def _find(self, name: str) -> tuple[GGUFTensor, str]:
+        """A tensor by its name in transformers, and what llama.cpp calls its layer."""
+        stem, _, suffix = name.rpartition(".")
+        layer = re.match(r"model\.layers\.(\d+)\.", stem)
+        known = _GGUF_NAMES[stem[layer.end() :] if layer else stem]
+        own_name = f"blk.{layer[1]}.{known}.{suffix}" if layer else f"{known}.{suffix}"
+        if own_name not in self._file.tensors:
+            raise CheckpointError(f"{self._file.path} has no tensor {own_name}")
+        return self._file.tensors[own_name], known
+
+    def _in_order(self, tensor: Tensor, known: str) -> Tensor:
+        return _to_halves(tensor, self._rotated_heads[known]) if known in self._rotated_heads else tensor
+
+
+def _numbers(tensor: GGUFTensor) -> Tensor:
+    """In the dtype they are stored in, in fp32 if that is a type of blocks."""
+    if tensor.type in _DTYPES:
+        return torch.from_numpy(np.array(tensor.data)).view(_DTYPES[tensor.type]).view(tensor.shape)
+    return torch.from_numpy(tensor.dequantize())
+
+
+def _blocks(tensor: GGUFTensor) -> Tensor:
+    """[out_features, in_features / numbers of a block, bytes of a block] u8."""
+    block_items, block_bytes = GGML_QUANT_SIZES[tensor.type]
+    out_features, in_features = tensor.shape
+    return torch.from_numpy(np.array(tensor.data)).view(out_features, in_features // block_items, block_bytes)
 
 
 def _to_halves(tensor: Tensor, num_heads: int) -> Tensor:

@@ -6,11 +6,43 @@ from typing import Protocol
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class BlockMatrix:
+    """A matrix as GGUF files store it: along a row, blocks of 32 numbers that share their scales.
+
+    Attributes:
+        format: GGUF's name of the type: "Q4_0", "Q4_1" or "Q8_0".
+        blocks: [out_features, in_features / 32, bytes of a block] u8.
+    """
+
+    format: str
+    blocks: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.blocks.shape[0], self.blocks.shape[1] * 32
+
+
+Matrix = Tensor | BlockMatrix
+"""Weights as a checkpoint stores them, [out_features, in_features]."""
+
+
 class Linear(Protocol):
-    """A matrix of weights in the layout its device likes best."""
+    """Matrices of weights in the layout their device likes best."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`, [num_tokens, in_features] to [num_tokens, out_features]."""
+
+
+class Embedding(Protocol):
+    """A matrix that is read row by row."""
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        """The rows of tokens, [num_tokens] int64 to [num_tokens, in_features]."""
+
+    def head(self) -> Linear:
+        """The same matrix as a linear layer, for models that tie the two."""
 
 
 class PagedAttention(Protocol):
@@ -21,7 +53,7 @@ class PagedAttention(Protocol):
 
         Args:
             query: [num_tokens, num_heads, head_dim].
-            key_cache: [num_blocks, block_size, num_kv_heads, head_dim], this step's keys included.
+            key_cache: A layer's keys in the shape of the ops' `cache_shapes`, those of this step included.
             value_cache: As `key_cache`.
             scale: Multiplied into q.k before softmax, usually head_dim ** -0.5.
 

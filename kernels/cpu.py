@@ -1,5 +1,6 @@
 """The ops on a CPU with what PyTorch brings: oneDNN's packed matrices and vectorised elementwise functions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels import reference
-from kernels.arguments import Linear
+from kernels.arguments import Embedding, Linear, Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class _PackedLinear:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]  # noqa: SLF001  the op's name
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Reorder a matrix for oneDNN where this PyTorch can; `functional.linear` otherwise.
+def pack_linear(matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
+    """Reorder matrices for oneDNN where this PyTorch can; `functional.linear` otherwise.
 
     Exact fp32 either way. All matrices of one step of SmolLM2-135M (30 layers and lm_head), 2 threads of an AMD Zen 5,
     least of several runs in ms:
@@ -35,10 +36,27 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
 
     A row's result does not depend on the number of rows either, but for the last bit of a single row.
     """
+    weight = torch.cat([reference.dequantize(matrix) for matrix in matrices])
     if weight.dtype != torch.float32 or not _has_packed_linear():
-        return reference.pack_linear(weight, bias)
+        return reference.pack_linear([weight], bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)  # noqa: SLF001
     return _PackedLinear(packed, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    weight: Tensor
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        return self.weight.index_select(0, token_ids)
+
+    def head(self) -> Linear:
+        return pack_linear([self.weight], None)
+
+
+def pack_embedding(matrix: Matrix) -> Embedding:
+    """As the reference; the head is a second copy, for oneDNN."""
+    return _Embedding(reference.dequantize(matrix))
 
 
 def _has_packed_linear() -> bool:
@@ -79,3 +97,13 @@ def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
     """As the reference, by whole rows."""
     key_cache.flatten(0, 1).index_copy_(0, slots, key)
     value_cache.flatten(0, 1).index_copy_(0, slots, value)
+
+
+def rotate_and_write(
+    qkv: Tensor, cos: Tensor, sin: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+) -> Tensor:
+    """As the reference, of the parts above."""
+    num_kv_heads = key_cache.shape[2]
+    rotated = rotate(qkv[:, :-num_kv_heads], cos, sin)
+    write_kv(rotated[:, -num_kv_heads:], qkv[:, -num_kv_heads:], key_cache, value_cache, slots)
+    return rotated[:, :-num_kv_heads]

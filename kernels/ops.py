@@ -1,6 +1,6 @@
 """The table of ops a model is built from, one for each kind of device. A new kernel enters here and nowhere else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,46 +8,61 @@ import torch
 from torch import Tensor
 
 from kernels import cpu, cpu_attention, cpu_sampling, reference
-from kernels.arguments import Linear, PagedAttention, PagedBatch, SamplingTensors
+from kernels.arguments import Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """What a device can do. `kernels.reference` documents each op; every other one does the same."""
+    """What a device can do. `kernels.reference` documents each op; every other one does the same.
 
-    pack_linear: Callable[[Tensor, Tensor | None], Linear]
+    Attributes:
+        name: For the log.
+        is_mixed_precision: Matrices of any dtype and blocks of GGUF are multiplied as they are stored, with fp32
+            activations. Otherwise matrices and activations are of one dtype.
+    """
+
+    name: str
+    is_mixed_precision: bool
+    pack_linear: Callable[[Sequence[Matrix], Tensor | None], Linear]
+    pack_embedding: Callable[[Matrix], Embedding]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     silu_and_mul: Callable[[Tensor], Tensor]
-    write_kv: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
     plan_attention: Callable[[PagedBatch], PagedAttention]
     sample: Callable[[Tensor, SamplingTensors], Tensor]
+    cache_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 REFERENCE: Final = Ops(
+    name="reference",
+    is_mixed_precision=False,
     pack_linear=reference.pack_linear,
+    pack_embedding=reference.pack_embedding,
     rms_norm=reference.rms_norm,
     add_rms_norm=reference.add_rms_norm,
-    rotate=reference.rotate,
+    rotate_and_write=reference.rotate_and_write,
     silu_and_mul=reference.silu_and_mul,
-    write_kv=reference.write_kv,
     plan_attention=reference.plan_attention,
     sample=reference.sample,
+    cache_shapes=reference.cache_shapes,
 )
 
 CPU: Final = Ops(
+    name="torch",
+    is_mixed_precision=False,
     pack_linear=cpu.pack_linear,
+    pack_embedding=cpu.pack_embedding,
     rms_norm=cpu.rms_norm,
     add_rms_norm=cpu.add_rms_norm,
-    rotate=cpu.rotate,
+    rotate_and_write=cpu.rotate_and_write,
     silu_and_mul=cpu.silu_and_mul,
-    write_kv=cpu.write_kv,
     plan_attention=cpu_attention.plan_attention,
     sample=cpu_sampling.sample,
+    cache_shapes=reference.cache_shapes,
 )
 
 
 def select(device: torch.device) -> Ops:
-    """The best ops there are for a device."""
+    """The best ops there are for a device without a compiler."""
     return CPU if device.type == "cpu" else REFERENCE

@@ -3,13 +3,41 @@
 It runs on any device and holds no trick.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.arguments import Linear, PagedAttention, PagedBatch, SamplingTensors
+from kernels.arguments import BlockMatrix, Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
+
+
+def dequantize(matrix: Matrix) -> Tensor:
+    """The numbers of a matrix, [out_features, in_features]; fp32 if they were in blocks.
+
+    Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c
+    """
+    if not isinstance(matrix, BlockMatrix):
+        return matrix
+    blocks = matrix.blocks
+    scale = blocks[..., :2].contiguous().view(torch.float16).float()
+    match matrix.format:
+        case "Q8_0":
+            numbers = blocks[..., 2:].contiguous().view(torch.int8) * scale
+        case "Q4_0":
+            numbers = (_nibbles(blocks[..., 2:]) - 8.0) * scale
+        case "Q4_1":
+            least = blocks[..., 2:4].contiguous().view(torch.float16).float()
+            numbers = _nibbles(blocks[..., 4:]) * scale + least
+        case other:
+            raise ValueError(f"blocks of format {other!r} are not known")
+    return numbers.reshape(matrix.shape)
+
+
+def _nibbles(packed: Tensor) -> Tensor:
+    """The low halves of the bytes, then the high ones."""
+    return torch.cat((packed & 15, packed >> 4), dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +49,30 @@ class _Linear:
         return functional.linear(x, self.weight, self.bias)
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Prepare a matrix.
+def pack_linear(matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
+    """Prepare matrices that read the same input, as one.
 
     Args:
-        weight: [out_features, in_features].
-        bias: [out_features].
+        matrices: Each [its own out_features, in_features].
+        bias: [the sum of out_features].
     """
-    return _Linear(weight, bias)
+    return _Linear(torch.cat([dequantize(matrix) for matrix in matrices]), bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    weight: Tensor
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        return self.weight.index_select(0, token_ids)
+
+    def head(self) -> Linear:
+        return _Linear(self.weight, None)
+
+
+def pack_embedding(matrix: Matrix) -> Embedding:
+    """Prepare a matrix [vocab_size, hidden_size] for reading its rows."""
+    return _Embedding(dequantize(matrix))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -71,6 +115,36 @@ def silu_and_mul(x: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def rotate_and_write(
+    qkv: Tensor, cos: Tensor, sin: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+) -> Tensor:
+    """Rotate queries and keys, put keys and values into the cache, and return the queries.
+
+    Args:
+        qkv: [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values.
+        cos: See `rotate`.
+        sin: As `cos`.
+        key_cache: See `write_kv`.
+        value_cache: As `key_cache`.
+        slots: See `write_kv`.
+
+    Returns:
+        [num_tokens, num_heads, head_dim].
+    """
+    num_kv_heads = key_cache.shape[2]
+    rotated = rotate(qkv[:, :-num_kv_heads], cos, sin)
+    write_kv(rotated[:, -num_kv_heads:], qkv[:, -num_kv_heads:], key_cache, value_cache, slots)
+    return rotated[:, :-num_kv_heads]
+
+
+def cache_shapes(
+    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a layer's keys and values as the ops of this device want them; blocks come first."""
+    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    return shape, shape
+
+
 def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor) -> None:
     """Put this step's keys and values into the cache.
 
@@ -81,8 +155,8 @@ def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
         value_cache: As `key_cache`.
         slots: [num_tokens] int64, `block * block_size + offset` of each token.
     """
-    key_cache.flatten(0, 1)[slots] = key
-    value_cache.flatten(0, 1)[slots] = value
+    key_cache.flatten(0, 1)[slots] = key.to(key_cache.dtype)
+    value_cache.flatten(0, 1)[slots] = value.to(value_cache.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,16 +35,18 @@ class Decoder:
     def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, *, max_positions: int) -> None:
         self._config = config
         self._ops = ops
-        self._embedding = weights.get("model.embed_tokens.weight")
+        self._embedding = ops.pack_embedding(weights.matrix("model.embed_tokens.weight"))
         self._layers = [_load_layer(index, config, weights, ops) for index in range(config.num_hidden_layers)]
         self._norm = weights.get("model.norm.weight")
-        head = self._embedding if config.tie_word_embeddings else weights.get("lm_head.weight")
-        self._head = ops.pack_linear(head, None)
+        if config.tie_word_embeddings:
+            self._head = self._embedding.head()
+        else:
+            self._head = ops.pack_linear([weights.matrix("lm_head.weight")], None)
         self._rotary = RotaryTable(
             config,
             max_positions=max_positions,
-            dtype=self._embedding.dtype,
-            device=self._embedding.device,
+            dtype=self._norm.dtype,
+            device=self._norm.device,
             divisors=weights.rotary_divisors(),
         )
 
@@ -56,7 +58,7 @@ class Decoder:
         """
         attention = self._ops.plan_attention(step.batch)
         rotation = self._rotary.at(step.positions)
-        residual = self._embedding.index_select(0, step.token_ids)
+        residual = self._embedding(step.token_ids)
         hidden = self._ops.rms_norm(residual, self._layers[0].input_norm, self._config.rms_norm_eps)
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._norm]
         for index, (layer, next_norm) in enumerate(zip(self._layers, next_norms, strict=True)):
@@ -75,11 +77,8 @@ class Decoder:
         step: StepInput,
         cache: tuple[Tensor, Tensor],
     ) -> Tensor:
-        num_heads, num_kv_heads = self._config.num_attention_heads, self._config.num_key_value_heads
-        heads = layer.qkv(hidden).view(len(hidden), -1, self._config.head_dim)
-        query_and_key = self._ops.rotate(heads[:, : num_heads + num_kv_heads], *rotation)
-        query, key = query_and_key[:, :num_heads], query_and_key[:, num_heads:]
-        self._ops.write_kv(key, heads[:, num_heads + num_kv_heads :], *cache, step.slots)
+        qkv = layer.qkv(hidden).view(len(hidden), -1, self._config.head_dim)
+        query = self._ops.rotate_and_write(qkv, *rotation, *cache, step.slots)
         return layer.output(attention(query, *cache, scale=self._config.head_dim**-0.5).flatten(1))
 
 
@@ -88,9 +87,9 @@ def _load_layer(index: int, config: ModelConfig, weights: Weights, ops: Ops) -> 
 
     def linear(*names: str, biased: bool) -> Linear:
         """Matrices that read the same input, as one."""
-        matrix = torch.cat([weights.get(f"{prefix}{name}_proj.weight") for name in names])
+        matrices = [weights.matrix(f"{prefix}{name}_proj.weight") for name in names]
         bias = torch.cat([weights.get(f"{prefix}{name}_proj.bias") for name in names]) if biased else None
-        return ops.pack_linear(matrix, bias)
+        return ops.pack_linear(matrices, bias)
 
     attention, mlp = config.attention_bias, config.mlp_bias
     return _Layer(

@@ -60,7 +60,7 @@ def ours(
     weights = open_weights(checkpoint, config, dtype=dtype, device=CPU_DEVICE)
     model = Decoder(config, weights, ops, max_positions=128)
     geometry = CacheGeometry(block_size=8, num_blocks=16, max_model_len=128)
-    cache = KVCache(config, geometry, dtype=dtype, device=CPU_DEVICE)
+    cache = KVCache(config, geometry, ops, dtype=dtype, device=CPU_DEVICE)
     state = BatchState(
         max_num_seqs=2,
         max_model_len=128,

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from gpu_worker.kv_cache import CacheGeometry, KVCache, bytes_per_block, cache_memory_bytes
+from kernels.ops import REFERENCE
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
 
@@ -65,7 +66,7 @@ def test_a_cpu_takes_what_it_is_told_or_a_share_of_its_memory() -> None:
 
 
 def test_copies_reach_every_layer_and_nothing_else(config: ModelConfig) -> None:
-    cache = KVCache(config, CacheGeometry(16, 5, 80), dtype=torch.float32, device=CPU)
+    cache = KVCache(config, CacheGeometry(16, 5, 80), REFERENCE, dtype=torch.float32, device=CPU)
     for index in range(2):
         for tensor in cache.layer(index):
             tensor.copy_(torch.arange(5.0)[:, None, None, None].expand_as(tensor) + 10 * index)

@@ -75,7 +75,7 @@ def test_it_ends_while_it_waits_for_a_redis_that_accepts_and_never_answers(start
 @pytest.mark.model
 def test_it_ends_while_it_loads_the_model(start: Start) -> None:
     process = start(redis_url="redis://127.0.0.1:1/0")
-    until_logged(process, "loading demo as float32")
+    until_logged(process, "loading demo as ")
     assert_ends(process)
 
 

@@ -1,0 +1,48 @@
+"""Chooses the ops that compute: on a CPU our native library where it can be had, else PyTorch's own."""
+
+import logging
+import os
+from typing import Final
+
+import torch
+
+from kernels import native
+from kernels.native_build import VARIANTS, NativeBuildError, best_variant, build
+from kernels.ops import Ops, select
+from shared.demo_model import cache_directory
+from shared.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
+
+_FORCE: Final = "PAGESTREAM_CPU_KERNELS"
+"""The environment's word: "torch", "native", or one of the native library's instruction sets."""
+
+
+def choose_ops(device: torch.device, *, block_size: int, head_dim: int) -> Ops:
+    """The best ops for a device and a model's shapes. May compile for some seconds, once.
+
+    Raises:
+        ConfigurationError: the environment forces ops that cannot be had.
+    """
+    forced = os.environ.get(_FORCE, "auto")
+    if forced not in ("auto", "torch", "native", *VARIANTS):
+        choices = ", ".join(("torch", "native", *VARIANTS))
+        raise ConfigurationError(f"{_FORCE} is {forced!r}; use one of {choices}, or unset it")
+    if device.type != "cpu" or forced == "torch":
+        return select(device)
+    try:
+        return _native(forced if forced in VARIANTS else best_variant(), block_size, head_dim)
+    except (NativeBuildError, OSError) as error:
+        if forced != "auto":
+            raise ConfigurationError(f"{_FORCE} is {forced!r}, but there is no native library: {error}") from error
+        _log.warning("the native CPU kernels are not used, PyTorch's are several times slower: %s", error)
+        return select(device)
+
+
+def _native(variant: str, block_size: int, head_dim: int) -> Ops:
+    if not native.supports(block_size=block_size, head_dim=head_dim):
+        raise NativeBuildError(
+            f"they need --block-size and head_dim to be multiples of {native.KEY_TILE}, "
+            f"these are {block_size} and {head_dim}"
+        )
+    return native.load(build(cache_directory() / "kernels", variant))

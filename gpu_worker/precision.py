@@ -1,0 +1,52 @@
+"""Which numbers a model is computed with: what `--dtype` means on the device at hand."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from gpu_worker.weights import MatrixDtype
+from kernels.ops import Ops
+from shared.errors import ConfigurationError
+from shared.model_config import ModelConfig
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """One model's numbers.
+
+    Attributes:
+        matrices: Weights of the linear layers and the embedding.
+        activations: Everything that is computed, and the norms' weights.
+        cache: Keys and values.
+    """
+
+    matrices: MatrixDtype
+    activations: torch.dtype
+    cache: torch.dtype
+
+    @classmethod
+    def choose(cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device) -> "Precision":
+        """What `--dtype` asks for.
+
+        "auto" on a CPU computes in fp32 with the checkpoint's own values, which stay in the bytes they are stored in if
+        the ops can multiply those; on a GPU it is the checkpoint's dtype. A dtype that is named holds for matrices and
+        cache; activations follow it where the ops know one dtype only.
+
+        Raises:
+            ConfigurationError: there is no such dtype.
+        """
+        if dtype == "auto" and ops.is_mixed_precision:
+            return cls("stored", torch.float32, torch.float32)
+        if dtype == "auto":
+            dtype = "float32" if device.type == "cpu" else config.dtype
+        if dtype not in _DTYPES:
+            raise ConfigurationError(f"--dtype {dtype!r} is not served; use auto, {', '.join(_DTYPES)}")
+        named = _DTYPES[dtype]
+        return cls(named, torch.float32 if ops.is_mixed_precision else named, named)
+
+    def __str__(self) -> str:
+        numbers = f"{self.matrices} matrices, {self.activations} activations, {self.cache} cache"
+        return numbers.replace("torch.", "")

@@ -1,0 +1,236 @@
+"""The ops on a CPU by our own C++: fp32 activations and sums, weights in the format they are stored in.
+
+Every op's result for a token depends on that token alone, bit for bit: not on its batch, its chunk or the threads.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from kernels import cpu_sampling
+from kernels.arguments import BlockMatrix, Linear, Matrix, PagedAttention, PagedBatch
+from kernels.native_library import (
+    BLOCK_FORMATS,
+    FLOAT_FORMATS,
+    BatchStruct,
+    CacheShapeStruct,
+    MatrixStruct,
+    address,
+    open_library,
+)
+from kernels.ops import Ops
+
+_PANEL_ROWS: Final = 16
+KEY_TILE: Final = 16
+"""A block's tokens and a head's dimensions must be multiples of it."""
+
+
+def supports(*, block_size: int, head_dim: int) -> bool:
+    """Whether these ops can serve a model with such blocks."""
+    return block_size % KEY_TILE == 0 and head_dim % KEY_TILE == 0
+
+
+def load(path: Path) -> Ops:
+    """The table of ops of a library that `kernels.native_build` made."""
+    ops = _NativeOps(open_library(path))
+    return Ops(
+        name=f"native {path.name.partition('-')[0]}",
+        is_mixed_precision=True,
+        pack_linear=ops.pack_linear,
+        pack_embedding=ops.pack_embedding,
+        rms_norm=ops.rms_norm,
+        add_rms_norm=ops.add_rms_norm,
+        rotate_and_write=ops.rotate_and_write,
+        silu_and_mul=ops.silu_and_mul,
+        plan_attention=ops.plan_attention,
+        sample=cpu_sampling.sample,
+        cache_shapes=cache_shapes,
+    )
+
+
+def cache_shapes(
+    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Keys lie transposed, so that a vector holds the scores of sixteen tokens."""
+    return (num_blocks, num_kv_heads, head_dim, block_size), (num_blocks, num_kv_heads, block_size, head_dim)
+
+
+class _Packed:
+    """One matrix in panels."""
+
+    def __init__(self, library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> None:
+        numbers = matrix.blocks if isinstance(matrix, BlockMatrix) else matrix
+        number_format = BLOCK_FORMATS[matrix.format] if isinstance(matrix, BlockMatrix) else FLOAT_FORMATS[matrix.dtype]
+        self.num_rows, self.num_columns = matrix.shape
+        num_panels = -(-self.num_rows // _PANEL_ROWS)
+        self._panels = torch.empty(num_panels * library.panel_bytes(number_format, self.num_columns), dtype=torch.uint8)
+        self._bias = None
+        if bias is not None:
+            self._bias = torch.zeros(num_panels * _PANEL_ROWS)
+            self._bias[: self.num_rows] = bias
+        library.pack_matrix(
+            number_format, address(numbers.contiguous()), self.num_rows, self.num_columns, address(self._panels)
+        )
+        self.struct = MatrixStruct(
+            address(self._panels),
+            None if self._bias is None else address(self._bias),
+            self.num_rows,
+            self.num_columns,
+            number_format,
+        )
+
+
+class _Linear:
+    """Packed matrices that read the same input, their outputs side by side."""
+
+    def __init__(self, library: ctypes.CDLL, parts: Sequence[_Packed]) -> None:
+        self._linear = library.linear
+        self._out_features = sum(part.num_rows for part in parts)
+        self._parts = []
+        first = 0
+        for part in parts:
+            self._parts.append((part, part.struct, 4 * first))
+            first += part.num_rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        num_tokens, out_features = len(x), self._out_features
+        y = torch.empty(num_tokens, out_features)
+        source, target = address(x), y.data_ptr()
+        for _, struct, offset in self._parts:
+            self._linear(struct, source, num_tokens, target + offset, out_features)
+        return y
+
+
+class _Embedding:
+    def __init__(self, library: ctypes.CDLL, packed: _Packed) -> None:
+        self._library = library
+        self._packed = packed
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        rows = torch.empty(len(token_ids), self._packed.num_columns)
+        self._library.gather_rows(self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
+        return rows
+
+    def head(self) -> Linear:
+        return _Linear(self._library, [self._packed])
+
+
+class _Attention:
+    def __init__(self, library: ctypes.CDLL, batch: PagedBatch) -> None:
+        self._paged_attention = library.paged_attention
+        self._batch = batch
+        self._struct = BatchStruct(
+            address(batch.query_start),
+            address(batch.context_lens),
+            address(batch.block_tables),
+            len(batch.context_lens),
+            batch.block_tables.shape[1],
+        )
+
+    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+        query = query.contiguous()
+        output = torch.empty_like(query)
+        self._paged_attention(
+            self._struct,
+            query.data_ptr(),
+            query.shape[1],
+            _cache_shape(value_cache),
+            address(key_cache),
+            address(value_cache),
+            scale,
+            output.data_ptr(),
+        )
+        return output
+
+
+class _NativeOps:
+    """Binds the library's functions to tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def pack_linear(self, matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
+        """As the reference. Matrices of one format become one; others stay as they are, side by side."""
+        runs: list[list[Matrix]] = []
+        for matrix in matrices:
+            if runs and _format(runs[-1][0]) == _format(matrix):
+                runs[-1].append(matrix)
+            else:
+                runs.append([matrix])
+        parts, first = [], 0
+        for run in runs:
+            rows = sum(matrix.shape[0] for matrix in run)
+            own_bias = None if bias is None else bias[first : first + rows]
+            parts.append(_Packed(self._library, _stack(run), own_bias))
+            first += rows
+        return _Linear(self._library, parts)
+
+    def pack_embedding(self, matrix: Matrix) -> _Embedding:
+        """As the reference; the head shares the embedding's memory."""
+        return _Embedding(self._library, _Packed(self._library, matrix, None))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """As the reference."""
+        y = torch.empty_like(x)
+        self._library.rms_norm(address(x), weight.data_ptr(), eps, *x.shape, y.data_ptr())
+        return y
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """As the reference; the sum is made in `residual`."""
+        y = torch.empty_like(x)
+        self._library.add_rms_norm(address(x), address(residual), weight.data_ptr(), eps, *x.shape, y.data_ptr())
+        return y, residual
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        """As the reference."""
+        num_tokens, size = len(x), x.shape[1] // 2
+        y = torch.empty(num_tokens, size)
+        self._library.silu_and_mul(address(x), num_tokens, size, y.data_ptr())
+        return y
+
+    def rotate_and_write(
+        self, qkv: Tensor, cos: Tensor, sin: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+    ) -> Tensor:
+        """As the reference, in one pass."""
+        num_tokens, num_heads = len(qkv), qkv.shape[1] - 2 * value_cache.shape[1]
+        query = torch.empty(num_tokens, num_heads, qkv.shape[2])
+        self._library.rotate_and_write(
+            address(qkv),
+            address(cos),
+            address(sin),
+            address(slots),
+            num_tokens,
+            num_heads,
+            _cache_shape(value_cache),
+            address(key_cache),
+            address(value_cache),
+            query.data_ptr(),
+        )
+        return query
+
+    def plan_attention(self, batch: PagedBatch) -> PagedAttention:
+        """As the reference."""
+        # PyTorch tells OpenMP the number of threads when a thread first asks for it; ours is the same runtime.
+        torch.get_num_threads()
+        return _Attention(self._library, batch)
+
+
+def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:
+    _, num_kv_heads, block_size, head_dim = value_cache.shape
+    return CacheShapeStruct(FLOAT_FORMATS[value_cache.dtype], num_kv_heads, head_dim, block_size)
+
+
+def _format(matrix: Matrix) -> str | torch.dtype:
+    return matrix.format if isinstance(matrix, BlockMatrix) else matrix.dtype
+
+
+def _stack(matrices: Sequence[Matrix]) -> Matrix:
+    """Matrices of one format as one, row under row."""
+    if isinstance(matrices[0], BlockMatrix):
+        blocks = torch.cat([matrix.blocks for matrix in matrices if isinstance(matrix, BlockMatrix)])
+        return BlockMatrix(matrices[0].format, blocks)
+    return torch.cat([matrix for matrix in matrices if isinstance(matrix, Tensor)])

@@ -1,0 +1,111 @@
+// RMSNorm, rotary positions with the write to the cache, SwiGLU. Rows are independent of each other.
+#include <omp.h>
+
+#include <cmath>
+
+#include "library.h"
+#include "simd.h"
+
+namespace pagestream {
+namespace {
+
+constexpr int64_t kSmallWork = 1 << 14;  // numbers that are not worth a second thread
+constexpr float kLog2E = 1.44269504f;
+
+template <class F>
+INLINE void for_vectors(int64_t size, F f) {
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) f(i, kLanes);
+    if (i < size) f(i, (int)(size - i));
+}
+INLINE Vec load_some(int count, const float* from) { return count == kLanes ? load(from) : load_first(count, from); }
+INLINE void store_some(int count, float* to, Vec x) {
+    if (count == kLanes)
+        store(to, x);
+    else
+        store_first(count, to, x);
+}
+
+INLINE void norm_row(const float* x, const float* weight, float eps, int64_t size, float* y) {
+    Vec squares = zero();
+    for_vectors(size, [&](int64_t i, int count) {
+        const Vec part = load_some(count, x + i);
+        squares = fma(part, part, squares);
+    });
+    const Vec factor = broadcast(1.0f / std::sqrt(sum(squares) / (float)size + eps));
+    for_vectors(size, [&](int64_t i, int count) {
+        store_some(count, y + i, mul(mul(load_some(count, x + i), factor), load_some(count, weight + i)));
+    });
+}
+
+// Rotate one head and hand each number to `put(i, number)`.
+template <class F>
+INLINE void rotate_head(const float* x, const float* cos, const float* sin, int64_t half, F put) {
+    for (int64_t i = 0; i < half; ++i) {
+        const float first = x[i], second = x[half + i];
+        put(i, first * cos[i] - second * sin[i]);
+        put(half + i, second * cos[i] + first * sin[i]);
+    }
+}
+
+template <class T>
+void rotate_and_write_token(const float* heads, const float* cos, const float* sin, int64_t slot, int64_t num_heads,
+                            const CacheShape& cache, void* keys, void* values, float* query) {
+    const int64_t dim = cache.head_dim, size = cache.block_size;
+    const int64_t block = slot / size, offset = slot % size;
+    for (int64_t head = 0; head < num_heads; ++head)
+        rotate_head(heads + head * dim, cos, sin, dim / 2, [&](int64_t i, float x) { query[head * dim + i] = x; });
+    for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
+        const float* key = heads + (num_heads + head) * dim;
+        const float* value = key + cache.num_kv_heads * dim;
+        const int64_t place = (block * cache.num_kv_heads + head) * dim * size;
+        T* key_slot = (T*)keys + place + offset;
+        T* value_slot = (T*)values + place + offset * dim;
+        rotate_head(key, cos, sin, dim / 2, [&](int64_t i, float x) { narrow(x, key_slot[i * size]); });
+        for (int64_t i = 0; i < dim; ++i) narrow(value[i], value_slot[i]);
+    }
+}
+
+}  // namespace
+}  // namespace pagestream
+
+using namespace pagestream;
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t num_tokens, int64_t size, float* y) {
+#pragma omp parallel for if (num_tokens * size > kSmallWork)
+    for (int64_t row = 0; row < num_tokens; ++row) norm_row(x + row * size, weight, eps, size, y + row * size);
+}
+
+void add_rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t num_tokens, int64_t size,
+                  float* y) {
+#pragma omp parallel for if (num_tokens * size > kSmallWork)
+    for (int64_t row = 0; row < num_tokens; ++row) {
+        float* total = residual + row * size;
+        for (int64_t i = 0; i < size; ++i) total[i] += x[row * size + i];
+        norm_row(total, weight, eps, size, y + row * size);
+    }
+}
+
+void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y) {
+#pragma omp parallel for if (num_tokens * size > kSmallWork)
+    for (int64_t row = 0; row < num_tokens; ++row) {
+        const float *gates = x + 2 * row * size, *ups = gates + size;
+        for_vectors(size, [&](int64_t i, int count) {
+            const Vec gate = load_some(count, gates + i), one = broadcast(1.0f);
+            const Vec silu = div(gate, add(one, exp2(mul(gate, broadcast(-kLog2E)))));
+            store_some(count, y + row * size + i, mul(silu, load_some(count, ups + i)));
+        });
+    }
+}
+
+void rotate_and_write(const float* qkv, const float* cos, const float* sin, const int64_t* slots, int64_t num_tokens,
+                      int64_t num_heads, const CacheShape* shape, void* keys, void* values, float* query) {
+    const int64_t dim = shape->head_dim, width = (num_heads + 2 * shape->num_kv_heads) * dim;
+    const auto token_by = shape->format == kFloat32   ? rotate_and_write_token<float>
+                          : shape->format == kFloat16 ? rotate_and_write_token<Half>
+                                                      : rotate_and_write_token<BFloat>;
+#pragma omp parallel for if (num_tokens * width > kSmallWork)
+    for (int64_t token = 0; token < num_tokens; ++token)
+        token_by(qkv + token * width, cos + token * dim / 2, sin + token * dim / 2, slots[token], num_heads, *shape,
+                 keys, values, query + token * num_heads * dim);
+}

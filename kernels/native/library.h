@@ -1,0 +1,49 @@
+// The library's C interface, as kernels/native_library.py declares it to ctypes. All numbers are 64-bit, all rows lie
+// one after another unless a stride says otherwise.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+
+enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0 };
+
+// panels: see formats.h; bias: one float for each row, padded to whole panels, or null.
+struct Matrix {
+    const uint8_t* panels;
+    const float* bias;
+    int64_t num_rows, num_columns, format;
+};
+
+int64_t panel_bytes(int64_t format, int64_t num_columns);
+void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_t num_columns, uint8_t* panels);
+void linear(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
+void gather_rows(const Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y);
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t num_tokens, int64_t size, float* y);
+// residual += x, y = norm of the sum.
+void add_rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t num_tokens, int64_t size,
+                  float* y);
+// x: [num_tokens][2 * size], gates first.
+void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y);
+
+// keys: [num_blocks][num_kv_heads][head_dim][block_size], values: [num_blocks][num_kv_heads][block_size][head_dim],
+// both in `format`, one of the first three.
+
+struct CacheShape {
+    int64_t format, num_kv_heads, head_dim, block_size;
+};
+
+// Rotate queries and keys of qkv [num_tokens][num_heads + 2 * num_kv_heads][head_dim] by cos and sin
+// [num_tokens][head_dim / 2]; write the queries to `query`, keys and values to their slots.
+void rotate_and_write(const float* qkv, const float* cos, const float* sin, const int64_t* slots, int64_t num_tokens,
+                      int64_t num_heads, const CacheShape* shape, void* keys, void* values, float* query);
+
+// query_start: [num_seqs + 1]; context_lens: [num_seqs]; block_tables: [num_seqs][max_blocks].
+struct Batch {
+    const int32_t *query_start, *context_lens, *block_tables;
+    int64_t num_seqs, max_blocks;
+};
+
+void paged_attention(const Batch* batch, const float* query, int64_t num_heads, const CacheShape* shape,
+                     const void* keys, const void* values, float scale, float* y);
+}

@@ -1,0 +1,173 @@
+// Matrices in the formats of formats.h: packing, multiplying, reading rows.
+//
+// Threads share out the outputs and never a sum over k; the sums have one order (tile.h). A few rows are multiplied
+// straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
+// all of them.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "formats.h"
+#include "library.h"
+
+namespace pagestream {
+namespace {
+
+constexpr long kExpandedColumns = 288;  // 18 KiB a panel
+constexpr long kSharedRows = 120;       // whose sums stay beside it
+constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
+
+INLINE int lanes_of(const Matrix& matrix, long panel) {
+    return (int)std::min<long>(kLanes, matrix.num_rows - panel * kLanes);
+}
+
+INLINE void put_bias(const Matrix& matrix, long panel, int num_panels, long rows, float* sums) {
+    const long width = (long)num_panels * kLanes;
+    for (long r = 0; r < rows; ++r) {
+        if (matrix.bias)
+            memcpy(sums + r * width, matrix.bias + panel * kLanes, width * sizeof(float));
+        else
+            memset(sums + r * width, 0, width * sizeof(float));
+    }
+}
+
+INLINE void put_out(const Matrix& matrix, long panel, int num_panels, long rows, const float* sums, float* y,
+                    long ldy) {
+    const long width = (long)num_panels * kLanes;
+    const long wanted = std::min(width, matrix.num_rows - panel * kLanes);
+    for (long r = 0; r < rows; ++r) memcpy(y + r * ldy + panel * kLanes, sums + r * width, wanted * sizeof(float));
+}
+
+template <class Format, int P>
+INLINE void panel_pointers(const Matrix& matrix, long panel, const uint8_t* (&panels)[P]) {
+    for (int p = 0; p < P; ++p) panels[p] = matrix.panels + (panel + p) * Format::panel_bytes(matrix.num_columns);
+}
+
+template <class Format, int R, int P>
+void multiply_direct(const Matrix& matrix, long panel, const float* x, float* y, long ldy) {
+    const uint8_t* panels[P];
+    panel_pointers<Format>(matrix, panel, panels);
+    alignas(64) float sums[R * P * kLanes];
+    put_bias(matrix, panel, P, R, sums);
+    Format::template multiply<R, P>(panels, x, matrix.num_columns, matrix.num_columns, sums);
+    put_out(matrix, panel, P, R, sums, y, ldy);
+}
+
+// Rows of one tile at most, over all panels.
+template <class Format, int R>
+void direct_rows(const Matrix& matrix, const float* x, float* y, long ldy) {
+    constexpr int kPanels = panels_of(R);
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
+#pragma omp parallel for schedule(dynamic, 4) if (R * matrix.num_rows * matrix.num_columns > kSmallWork)
+    for (long group = 0; group < num_groups; ++group) {
+        long panel = group * kPanels;
+        if (panel + kPanels <= num_panels) {
+            multiply_direct<Format, R, kPanels>(matrix, panel, x, y, ldy);
+        } else {
+            for (; panel < num_panels; ++panel) multiply_direct<Format, R, 1>(matrix, panel, x, y, ldy);
+        }
+    }
+}
+
+// Some rows times one group of panels, by way of the expanded weights.
+template <class Format, int P>
+void multiply_expanded(const Matrix& matrix, long panel, const float* x, long rows, float* y, long ldy) {
+    const long num_columns = matrix.num_columns;
+    const uint8_t* panels[P];
+    panel_pointers<Format>(matrix, panel, panels);
+    alignas(64) float weights[P][kExpandedColumns * kLanes];
+    alignas(64) float sums[kSharedRows * P * kLanes];
+    const float* expanded[P];
+    for (int p = 0; p < P; ++p) expanded[p] = weights[p];
+    put_bias(matrix, panel, P, rows, sums);
+    for (long k = 0; k < num_columns; k += kExpandedColumns) {
+        const long k_count = std::min(kExpandedColumns, num_columns - k);
+        for (int p = 0; p < P; ++p) Format::expand(panels[p], k, k_count, weights[p]);
+        for_row_tiles<kMaxRows>(rows, [&](auto height, long row) {
+            multiply_tile<height, P>(x + row * num_columns + k, num_columns, expanded, kLanes, k_count,
+                                     sums + row * P * kLanes, P * kLanes);
+        });
+    }
+    put_out(matrix, panel, P, rows, sums, y, ldy);
+}
+
+template <class Format>
+void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    constexpr int kPanels = panels_of(kMaxRows);
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
+#pragma omp parallel for schedule(dynamic, 2) if (num_tokens * matrix.num_rows * matrix.num_columns > kSmallWork)
+    for (long group = 0; group < num_groups; ++group) {
+        for (long row = 0; row < num_tokens; row += kSharedRows) {
+            const long rows = std::min(kSharedRows, num_tokens - row), panel = group * kPanels;
+            const float* from = x + row * matrix.num_columns;
+            if (panel + kPanels <= num_panels) {
+                multiply_expanded<Format, kPanels>(matrix, panel, from, rows, y + row * ldy, ldy);
+            } else {
+                for (long last = panel; last < num_panels; ++last)
+                    multiply_expanded<Format, 1>(matrix, last, from, rows, y + row * ldy, ldy);
+            }
+        }
+    }
+}
+
+template <class Format>
+void multiply(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    if (num_tokens <= Format::kTileRows) {
+        with_count<Format::kTileRows>((int)num_tokens,
+                                      [&](auto rows) { direct_rows<Format, rows>(matrix, x, y, ldy); });
+    } else {
+        expanded_rows<Format>(matrix, x, num_tokens, y, ldy);
+    }
+}
+
+template <class F>
+void with_format(long format, F f) {
+    switch (format) {
+        case kFloat32: return f(Dense<float>());
+        case kFloat16: return f(Dense<Half>());
+        case kBFloat16: return f(Dense<BFloat>());
+        case kQ4_0: return f(Blocks<Q4_0>());
+        case kQ4_1: return f(Blocks<Q4_1>());
+        default: return f(Blocks<Q8_0>());
+    }
+}
+
+}  // namespace
+}  // namespace pagestream
+
+using namespace pagestream;
+
+int64_t panel_bytes(int64_t format, int64_t num_columns) {
+    int64_t bytes = 0;
+    with_format(format, [&](auto chosen) { bytes = decltype(chosen)::panel_bytes(num_columns); });
+    return bytes;
+}
+
+void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_t num_columns, uint8_t* panels) {
+    with_format(format, [&](auto chosen) {
+        using Format = decltype(chosen);
+        const long num_panels = (num_rows + kLanes - 1) / kLanes, bytes = Format::panel_bytes(num_columns);
+#pragma omp parallel for
+        for (long panel = 0; panel < num_panels; ++panel) {
+            memset(panels + panel * bytes, 0, bytes);
+            Format::pack(source, num_rows, num_columns, panel * kLanes, panels + panel * bytes);
+        }
+    });
+}
+
+void linear(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy) {
+    if (!num_tokens) return;
+    with_format(matrix->format,
+                [&](auto chosen) { multiply<decltype(chosen)>(*matrix, x, num_tokens, y, ldy); });
+}
+
+void gather_rows(const Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y) {
+    with_format(matrix->format, [&](auto chosen) {
+        using Format = decltype(chosen);
+        for (int64_t token = 0; token < num_tokens; ++token) {
+            const uint8_t* panel = matrix->panels + rows[token] / kLanes * Format::panel_bytes(matrix->num_columns);
+            for (int64_t k = 0; k < matrix->num_columns; ++k)
+                y[token * matrix->num_columns + k] = Format::at(panel, k, (int)(rows[token] % kLanes));
+        }
+    });
+}

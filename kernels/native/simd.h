@@ -1,0 +1,57 @@
+// Sixteen floats at a time, the same bits on every machine that has a fused multiply-add.
+//
+// Each simd_*.h defines `Vec` and the same functions on it. max and min return their second argument where one is NaN.
+// keep_first(n, x, other): the first n lanes of x, the rest of other.
+// add_to_exponent(x, n): x * 2**m, where n is m + 1.5 * 2**23 and so has m in its low bits.
+// nibble<J>(words): bits 4 J to 4 J + 3 of sixteen words as 16**J times their value, the value itself for J = 7.
+#pragma once
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "simd_avx2.h"
+#else
+#include "simd_portable.h"
+#endif
+
+namespace pagestream {
+
+constexpr int kLanes = 16;
+
+INLINE Vec zero() { return broadcast(0.0f); }
+
+INLINE Vec load_first(int count, const float* from) {
+    float lane[kLanes] = {};
+    memcpy(lane, from, count * sizeof(float));
+    return load(lane);
+}
+INLINE void store_first(int count, float* to, Vec x) {
+    float lane[kLanes];
+    store(lane, x);
+    memcpy(to, lane, count * sizeof(float));
+}
+
+INLINE float largest(Vec x) {
+    float lane[kLanes];
+    store(lane, x);
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+    return lane[0];
+}
+
+// 2**x within 2 units of the last place; NaN stays NaN, below -126 it is 2**-126, above 127 it is 2**127.
+INLINE Vec exp2(Vec x) {
+    const Vec magic = broadcast(0x1.8p23f);
+    x = min(broadcast(127.0f), max(broadcast(-126.0f), x));
+    const Vec shifted = add(x, magic);
+    const Vec f = sub(x, sub(shifted, magic));
+    Vec p = broadcast(1.5403530e-4f);
+    p = fma(p, f, broadcast(1.3333558e-3f));
+    p = fma(p, f, broadcast(9.6181291e-3f));
+    p = fma(p, f, broadcast(5.5504109e-2f));
+    p = fma(p, f, broadcast(2.4022651e-1f));
+    p = fma(p, f, broadcast(6.9314718e-1f));
+    p = fma(p, f, broadcast(1.0f));
+    return add_to_exponent(p, shifted);
+}
+
+}  // namespace pagestream

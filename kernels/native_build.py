@@ -1,0 +1,140 @@
+"""Builds the native library: C++ sources into one shared object, once for each version of what goes into it.
+
+The object lies in a cache directory under a name made from a hash of sources, flags, compiler and OpenMP runtime.
+Processes that start together build it once; it appears under its name complete or not at all.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+SOURCES: Final = Path(__file__).parent / "native"
+
+# Not -ffast-math: the order of sums is what makes a row's result independent of its batch.
+_FLAGS: Final = (
+    *("-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=default"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"),
+)
+
+VARIANTS: Final = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "portable": ()}
+"""Flags by instruction set, best first."""
+
+
+class NativeBuildError(Exception):
+    """The library cannot be built here; the message says why."""
+
+
+def best_variant() -> str:
+    """The instruction set this machine has, as PyTorch sees it."""
+    has = torch.backends.cpu.get_cpu_capability()
+    if platform.machine() in ("x86_64", "AMD64") and has in ("AVX2", "AVX512"):
+        return has.lower()
+    return "portable"
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A compiler and what its version says.
+
+    Attributes:
+        openmp: The OpenMP runtime that PyTorch has loaded: a second one would bring a second pool of threads.
+    """
+
+    compiler: str
+    version: str
+    openmp: Path
+
+    @classmethod
+    def find(cls) -> "Toolchain":
+        """$CXX, else g++ or clang++.
+
+        Raises:
+            NativeBuildError: there is none.
+        """
+        named = os.environ.get("CXX")
+        candidates = [named] if named else ["g++", "clang++", "c++"]
+        compiler = next(filter(None, map(shutil.which, candidates)), None)
+        if compiler is None:
+            raise NativeBuildError(f"no C++ compiler found (looked for {', '.join(candidates)})")
+        return cls(compiler, _run([compiler, "--version"]).splitlines()[0], _loaded_openmp())
+
+
+def build(directory: Path, variant: str) -> Path:
+    """The library for an instruction set, compiled if it is not in this directory yet (seconds).
+
+    Raises:
+        NativeBuildError: it cannot be compiled or stored.
+    """
+    toolchain = Toolchain.find()
+    flags = [*_FLAGS, *VARIANTS[variant]]
+    target = directory / f"{variant}-{_digest(toolchain, flags)}.so"
+    if target.is_file():
+        return target
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_file():
+                _compile(toolchain, flags, target)
+    except OSError as error:
+        raise NativeBuildError(f"cannot store {target}: {error}") from error
+    return target
+
+
+def _digest(toolchain: Toolchain, flags: Sequence[str]) -> str:
+    state = hashlib.sha256(repr((toolchain, flags, platform.machine())).encode())
+    for path in sorted(SOURCES.iterdir()):
+        state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def _compile(toolchain: Toolchain, flags: Sequence[str], target: Path) -> None:
+    _log.info("compiling the native CPU kernels for %s, once", target.stem.partition("-")[0])
+    with TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        sources = sorted(SOURCES.glob("*.cpp"))
+        objects = [Path(scratch) / f"{source.stem}.o" for source in sources]
+        commands = [
+            [toolchain.compiler, *flags, "-c", str(source), "-o", str(made)]
+            for source, made in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_run, commands))
+        linked = Path(scratch) / target.name
+        _run([toolchain.compiler, "-shared", *map(str, objects), str(toolchain.openmp), "-o", str(linked)])
+        linked.replace(target)
+
+
+def _loaded_openmp() -> Path:
+    """The runtime that is mapped into this process, by which the loader will find it again."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*"))
+    mapped = [Path(line[line.index("/") :]) for line in lines if "/" in line]
+    names = ("libgomp", "libiomp", "libomp")
+    found = next((path for path in [*mapped, *bundled] if path.name.startswith(names)), None)
+    if found is None:
+        raise NativeBuildError("PyTorch has loaded no OpenMP runtime")
+    return found
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own arguments
+    if done.returncode:
+        raise NativeBuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout

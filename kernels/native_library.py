@@ -1,0 +1,87 @@
+"""The native library as ctypes sees it: `kernels/native/library.h`, function by function."""
+
+import ctypes
+from ctypes import POINTER, c_float, c_int64, c_void_p
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+FLOAT_FORMATS: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+
+
+class MatrixStruct(ctypes.Structure):
+    """`struct Matrix`."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("num_rows", c_int64),
+        ("num_columns", c_int64),
+        ("format", c_int64),
+    )
+
+
+class CacheShapeStruct(ctypes.Structure):
+    """`struct CacheShape`."""
+
+    _fields_ = (
+        ("format", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("block_size", c_int64),
+    )
+
+
+class BatchStruct(ctypes.Structure):
+    """`struct Batch`."""
+
+    _fields_ = (
+        ("query_start", c_void_p),
+        ("context_lens", c_void_p),
+        ("block_tables", c_void_p),
+        ("num_seqs", c_int64),
+        ("max_blocks", c_int64),
+    )
+
+
+_POINTER, _COUNT = c_void_p, c_int64
+_SIGNATURES: Final = {
+    "panel_bytes": (_COUNT, _COUNT),
+    "pack_matrix": (_COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
+    "linear": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),
+    "gather_rows": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER),
+    "rms_norm": (_POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
+    "add_rms_norm": (_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
+    "silu_and_mul": (_POINTER, _COUNT, _COUNT, _POINTER),
+    "rotate_and_write": (
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT),
+        *(POINTER(CacheShapeStruct), _POINTER, _POINTER, _POINTER),
+    ),
+    "paged_attention": (
+        *(POINTER(BatchStruct), _POINTER, _COUNT),
+        *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _POINTER),
+    ),
+}
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load the library. It must fit this machine.
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+    library = ctypes.CDLL(str(path))
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes = arguments
+        function.restype = c_int64 if name == "panel_bytes" else None
+    return library
+
+
+def address(tensor: Tensor) -> int:
+    """Where a tensor's numbers start; they must lie one after another."""
+    assert tensor.is_contiguous(), tensor.stride()
+    return tensor.data_ptr()

@@ -1,0 +1,18 @@
+"""The native library, in every instruction set this machine has."""
+
+import pytest
+
+from kernels import native
+from kernels.native_build import VARIANTS, NativeBuildError, best_variant, build
+from kernels.ops import Ops
+from shared.demo_model import cache_directory
+
+RUNNABLE = list(VARIANTS)[list(VARIANTS).index(best_variant()) :]
+
+
+@pytest.fixture(scope="session", params=RUNNABLE)
+def ops(request: pytest.FixtureRequest) -> Ops:
+    try:
+        return native.load(build(cache_directory() / "kernels", request.param))
+    except NativeBuildError as error:
+        pytest.skip(f"no native library: {error}")

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from kernels.ops import REFERENCE, Ops
+
+TOKENS = [1, 7, 130]
+SIZES = [576, 33, 8]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("size", SIZES)
+def test_norms_agree(ops: Ops, num_tokens: int, size: int) -> None:
+    x, residual, weight = torch.randn(num_tokens, size), torch.randn(num_tokens, size), torch.randn(size)
+    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5), REFERENCE.rms_norm(x, weight, 1e-5))
+    expected = REFERENCE.add_rms_norm(x, residual.clone(), weight, 1e-5)
+    torch.testing.assert_close(ops.add_rms_norm(x, residual.clone(), weight, 1e-5), expected)
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("size", SIZES)
+def test_silu_and_mul_agrees_over_the_whole_range(ops: Ops, num_tokens: int, size: int) -> None:
+    x = torch.randn(num_tokens, 2 * size) * torch.tensor([0.01, 1.0, 30.0, 100.0]).repeat(2 * size)[: 2 * size]
+    torch.testing.assert_close(ops.silu_and_mul(x), REFERENCE.silu_and_mul(x), rtol=1e-5, atol=1e-30)
+
+
+def test_nan_is_not_hidden(ops: Ops) -> None:
+    nan = torch.full((2, 64), float("nan"))
+    assert ops.silu_and_mul(nan).isnan().all()
+    assert ops.rms_norm(nan, torch.ones(64), 1e-5).isnan().all()
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_rotation_and_write_agree(ops: Ops, num_tokens: int, dtype: torch.dtype) -> None:
+    qkv, angles, slots = torch.randn(num_tokens, 9 + 3 + 3, 64), torch.randn(num_tokens, 32), torch.randperm(160)
+    slots = slots[:num_tokens]
+    own, plain = (
+        [torch.full(shape, float("nan"), dtype=dtype) for shape in shapes(10, 16, 3, 64)]
+        for shapes in (ops.cache_shapes, REFERENCE.cache_shapes)
+    )
+    found = ops.rotate_and_write(qkv, angles.cos(), angles.sin(), own[0], own[1], slots)
+    expected = REFERENCE.rotate_and_write(qkv, angles.cos(), angles.sin(), plain[0], plain[1], slots)
+    torch.testing.assert_close(found, expected)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-3}
+    torch.testing.assert_close(own[0].permute(0, 3, 1, 2), plain[0], equal_nan=True, **tolerance)
+    torch.testing.assert_close(own[1].permute(0, 2, 1, 3), plain[1], equal_nan=True, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_narrow_numbers_are_rounded_as_pytorch_rounds(ops: Ops, dtype: torch.dtype) -> None:
+    special = torch.tensor([0.0, -0.0, 65504.0, 65519.9, 65520.0, 1e30, -1e30, 6e-8, 2.9e-8, 1e-40, 1 + 2**-11, 3e-5])
+    numbers = torch.cat((special, torch.randn(4000), torch.randn(4000) * 1e-5, torch.randn(180) * 1e4)).view(64, -1)
+    rows = numbers[:, :128]
+    keys, values = (torch.zeros(shape, dtype=dtype) for shape in ops.cache_shapes(4, 16, 1, 128))
+    qkv = torch.stack((rows, rows, rows), dim=1)
+    ops.rotate_and_write(qkv, torch.ones(64, 64), torch.zeros(64, 64), keys, values, torch.arange(64))
+    assert torch.equal(values.view(64, 128), rows.to(dtype))
+    assert torch.equal(keys.transpose(-1, -2).reshape(64, 128), rows.to(dtype))
