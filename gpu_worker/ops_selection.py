@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -45,4 +46,13 @@ def _native(variant: str, block_size: int, head_dim: int) -> Ops:
             f"they need --block-size and head_dim to be multiples of {native.KEY_TILE}, "
             f"these are {block_size} and {head_dim}"
         )
-    return native.load(build(cache_directory() / "kernels", variant))
+    return native.load(native_library(variant))
+
+
+def native_library(variant: str | None = None) -> Path:
+    """The compiled library for an instruction set, this machine's best by default. May compile for some seconds, once.
+
+    Raises:
+        NativeBuildError: it cannot be compiled or stored.
+    """
+    return build(cache_directory() / "kernels", variant or best_variant())

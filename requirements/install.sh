@@ -24,3 +24,6 @@ fi
 
 step "pagestream and its tools"
 pip install --constraint requirements/constraints.txt --editable '.[all]' --group dev
+
+step "CPU kernels"
+.venv/bin/python -m gpu_worker.prebuild

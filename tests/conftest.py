@@ -1,5 +1,10 @@
 """What tests of several packages share: a real Redis, the demo model, and transformers as its oracle."""
 
+import os
+
+# As in the worker, and as there before torch loads: spinning threads starve a busy machine of two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # isort: split
+
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
