@@ -3,18 +3,18 @@
 // Threads share out the outputs and never a sum over k; the sums have one order (tile.h). A few rows are multiplied
 // straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
 // all of them.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "formats.h"
 #include "library.h"
+#include "threads.h"
 
 namespace pagestream {
 namespace {
 
 constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr long kSharedRows = 120;       // whose sums stay beside it
+constexpr long kDirectGrain = 2;        // groups of panels that are handed out at once
 constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
 
 INLINE int lanes_of(const Matrix& matrix, long panel) {
@@ -58,15 +58,13 @@ template <class Format, int R>
 void direct_rows(const Matrix& matrix, const float* x, float* y, long ldy) {
     constexpr int kPanels = panels_of(R);
     const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
-#pragma omp parallel for schedule(dynamic, 4) if (R * matrix.num_rows * matrix.num_columns > kSmallWork)
-    for (long group = 0; group < num_groups; ++group) {
-        long panel = group * kPanels;
-        if (panel + kPanels <= num_panels) {
-            multiply_direct<Format, R, kPanels>(matrix, panel, x, y, ldy);
-        } else {
-            for (; panel < num_panels; ++panel) multiply_direct<Format, R, 1>(matrix, panel, x, y, ldy);
-        }
-    }
+    const bool is_small = R * matrix.num_rows * matrix.num_columns < kSmallWork;
+    parallel_for(num_groups, kDirectGrain, is_small, [&](long begin, long end) {
+        long panel = begin * kPanels;
+        const long stop = std::min(num_panels, end * kPanels);
+        for (; panel + kPanels <= stop; panel += kPanels) multiply_direct<Format, R, kPanels>(matrix, panel, x, y, ldy);
+        for (; panel < stop; ++panel) multiply_direct<Format, R, 1>(matrix, panel, x, y, ldy);
+    });
 }
 
 // Some rows times one group of panels, by way of the expanded weights.
@@ -95,19 +93,18 @@ template <class Format>
 void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
     constexpr int kPanels = panels_of(kMaxRows);
     const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
-#pragma omp parallel for schedule(dynamic, 2) if (num_tokens * matrix.num_rows * matrix.num_columns > kSmallWork)
-    for (long group = 0; group < num_groups; ++group) {
+    const bool is_small = num_tokens * matrix.num_rows * matrix.num_columns < kSmallWork;
+    parallel_for(num_groups, 1, is_small, [&](long begin, long end) {
         for (long row = 0; row < num_tokens; row += kSharedRows) {
-            const long rows = std::min(kSharedRows, num_tokens - row), panel = group * kPanels;
+            const long rows = std::min(kSharedRows, num_tokens - row), stop = std::min(num_panels, end * kPanels);
             const float* from = x + row * matrix.num_columns;
-            if (panel + kPanels <= num_panels) {
-                multiply_expanded<Format, kPanels>(matrix, panel, from, rows, y + row * ldy, ldy);
-            } else {
-                for (long last = panel; last < num_panels; ++last)
-                    multiply_expanded<Format, 1>(matrix, last, from, rows, y + row * ldy, ldy);
-            }
+            float* to = y + row * ldy;
+            long panel = begin * kPanels;
+            for (; panel + kPanels <= stop; panel += kPanels)
+                multiply_expanded<Format, kPanels>(matrix, panel, from, rows, to, ldy);
+            for (; panel < stop; ++panel) multiply_expanded<Format, 1>(matrix, panel, from, rows, to, ldy);
         }
-    }
+    });
 }
 
 template <class Format>
@@ -147,11 +144,12 @@ void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_
     with_format(format, [&](auto chosen) {
         using Format = decltype(chosen);
         const long num_panels = (num_rows + kLanes - 1) / kLanes, bytes = Format::panel_bytes(num_columns);
-#pragma omp parallel for
-        for (long panel = 0; panel < num_panels; ++panel) {
-            memset(panels + panel * bytes, 0, bytes);
-            Format::pack(source, num_rows, num_columns, panel * kLanes, panels + panel * bytes);
-        }
+        parallel_for(num_panels, 1, false, [&](long begin, long end) {
+            for (long panel = begin; panel < end; ++panel) {
+                memset(panels + panel * bytes, 0, bytes);
+                Format::pack(source, num_rows, num_columns, panel * kLanes, panels + panel * bytes);
+            }
+        });
     });
 }
 
