@@ -14,7 +14,8 @@ namespace {
 
 constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr long kSharedRows = 120;       // whose sums stay beside it
-constexpr long kDirectGrain = 2;        // groups of panels that are handed out at once
+constexpr int kDirectPanels = 8;        // that are handed out at once
+constexpr int kDirectTiles = 2;         // of rows; weights are unpacked for each of them
 constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
 
 INLINE int lanes_of(const Matrix& matrix, long panel) {
@@ -53,17 +54,25 @@ void multiply_direct(const Matrix& matrix, long panel, const float* x, float* y,
     put_out(matrix, panel, P, R, sums, y, ldy);
 }
 
-// Rows of one tile at most, over all panels.
-template <class Format, int R>
-void direct_rows(const Matrix& matrix, const float* x, float* y, long ldy) {
-    constexpr int kPanels = panels_of(R);
-    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
-    const bool is_small = R * matrix.num_rows * matrix.num_columns < kSmallWork;
-    parallel_for(num_groups, kDirectGrain, is_small, [&](long begin, long end) {
-        long panel = begin * kPanels;
-        const long stop = std::min(num_panels, end * kPanels);
-        for (; panel + kPanels <= stop; panel += kPanels) multiply_direct<Format, R, kPanels>(matrix, panel, x, y, ldy);
-        for (; panel < stop; ++panel) multiply_direct<Format, R, 1>(matrix, panel, x, y, ldy);
+template <class Format>
+void direct_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    constexpr int kGroup = panels_of(1);  // a multiple of every other tile's panels
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
+    const long num_groups = (num_panels + kGroup - 1) / kGroup;
+    const bool is_small = num_tokens * matrix.num_rows * matrix.num_columns < kSmallWork;
+    parallel_for(num_groups, std::max(1, kDirectPanels / kGroup), is_small, [&](long begin, long end) {
+        for (long group = begin; group < end; ++group) {
+            const long first = group * kGroup, stop = std::min(num_panels, first + kGroup);
+            for_row_tiles<Format::kTileRows>(num_tokens, [&](auto height, long row) {
+                constexpr int kPanels = panels_of(height);
+                const float* from = x + row * matrix.num_columns;
+                float* to = y + row * ldy;
+                long panel = first;
+                for (; panel + kPanels <= stop; panel += kPanels)
+                    multiply_direct<Format, height, kPanels>(matrix, panel, from, to, ldy);
+                for (; panel < stop; ++panel) multiply_direct<Format, height, 1>(matrix, panel, from, to, ldy);
+            });
+        }
     });
 }
 
@@ -77,10 +86,11 @@ void multiply_expanded(const Matrix& matrix, long panel, const float* x, long ro
     alignas(64) float sums[kSharedRows * P * kLanes];
     const float* expanded[P];
     for (int p = 0; p < P; ++p) expanded[p] = weights[p];
+    const long ahead = P * Format::panel_bytes(num_columns);
     put_bias(matrix, panel, P, rows, sums);
     for (long k = 0; k < num_columns; k += kExpandedColumns) {
         const long k_count = std::min(kExpandedColumns, num_columns - k);
-        for (int p = 0; p < P; ++p) Format::expand(panels[p], k, k_count, weights[p]);
+        for (int p = 0; p < P; ++p) Format::expand(panels[p], k, k_count, ahead, weights[p]);
         for_row_tiles<kMaxRows>(rows, [&](auto height, long row) {
             multiply_tile<height, P>(x + row * num_columns + k, num_columns, expanded, kLanes, k_count,
                                      sums + row * P * kLanes, P * kLanes);
@@ -92,7 +102,8 @@ void multiply_expanded(const Matrix& matrix, long panel, const float* x, long ro
 template <class Format>
 void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
     constexpr int kPanels = panels_of(kMaxRows);
-    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
+    const long num_groups = (num_panels + kPanels - 1) / kPanels;
     const bool is_small = num_tokens * matrix.num_rows * matrix.num_columns < kSmallWork;
     parallel_for(num_groups, 1, is_small, [&](long begin, long end) {
         for (long row = 0; row < num_tokens; row += kSharedRows) {
@@ -109,12 +120,10 @@ void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float*
 
 template <class Format>
 void multiply(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-    if (num_tokens <= Format::kTileRows) {
-        with_count<Format::kTileRows>((int)num_tokens,
-                                      [&](auto rows) { direct_rows<Format, rows>(matrix, x, y, ldy); });
-    } else {
+    if (num_tokens <= kDirectTiles * Format::kTileRows)
+        direct_rows<Format>(matrix, x, num_tokens, y, ldy);
+    else
         expanded_rows<Format>(matrix, x, num_tokens, y, ldy);
-    }
 }
 
 template <class F>

@@ -12,12 +12,14 @@ namespace pagestream {
 // Rows of a tile at most: sums, one panel of weights and one broadcast number fit into the registers.
 constexpr int kMaxRows = kVectorRegisters == 32 ? (kRegistersPerVec == 1 ? 8 : 6) : (kRegistersPerVec == 2 ? 6 : 2);
 
-// Panels of a tile, a power of two: enough sums for two FMA units of four cycles' latency to stay busy, and no more
-// than fit beside as many weights and what unpacking takes.
+// Panels of a tile, a power of two: enough sums for two FMA units of four cycles' latency to stay busy, no more than
+// fit beside as many weights and what unpacking takes, and few enough streams for memory to follow.
 constexpr int panels_of(int rows) {
-    constexpr int kBusy = 8, kRoom = kVectorRegisters - 2;
+    constexpr int kBusy = 8, kStreams = 4, kRoom = kVectorRegisters - 2;
     int panels = kRegistersPerVec == 1 ? 2 : 1;
-    while (2 * panels * (rows + 1) * kRegistersPerVec <= kRoom && panels * rows * kRegistersPerVec < kBusy) panels *= 2;
+    while (panels < kStreams && 2 * panels * (rows + 1) * kRegistersPerVec <= kRoom &&
+           panels * rows * kRegistersPerVec < kBusy)
+        panels *= 2;
     return panels;
 }
 
