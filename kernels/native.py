@@ -152,6 +152,7 @@ class _NativeOps:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        library.set_num_threads(torch.get_num_threads())
 
     def pack_linear(self, matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
         """As the reference. Matrices of one format become one; others stay as they are, side by side."""
@@ -213,9 +214,8 @@ class _NativeOps:
         return query
 
     def plan_attention(self, batch: PagedBatch) -> PagedAttention:
-        """As the reference."""
-        # PyTorch tells OpenMP the number of threads when a thread first asks for it; ours is the same runtime.
-        torch.get_num_threads()
+        """As the reference. Also the moment, once a step, to follow PyTorch in its number of threads."""
+        self._library.set_num_threads(torch.get_num_threads())
         return _Attention(self._library, batch)
 
 

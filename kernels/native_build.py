@@ -1,7 +1,7 @@
 """Builds the native library: C++ sources into one shared object, once for each version of what goes into it.
 
-The object lies in a cache directory under a name made from a hash of sources, flags, compiler and OpenMP runtime.
-Processes that start together build it once; it appears under its name complete or not at all.
+The object lies in a cache directory under a name made from a hash of sources, flags and compiler. Processes that start
+together build it once; it appears under its name complete or not at all.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ SOURCES: Final = Path(__file__).parent / "native"
 
 # Not -ffast-math: the order of sums is what makes a row's result independent of its batch.
 _FLAGS: Final = (
-    *("-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=default"),
+    *("-std=c++17", "-O2", "-fPIC", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"),
 )
 
@@ -48,15 +48,10 @@ def best_variant() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A compiler and what its version says.
-
-    Attributes:
-        openmp: The OpenMP runtime that PyTorch has loaded: a second one would bring a second pool of threads.
-    """
+    """A compiler and what its version says."""
 
     compiler: str
     version: str
-    openmp: Path
 
     @classmethod
     def find(cls) -> "Toolchain":
@@ -70,7 +65,7 @@ class Toolchain:
         compiler = next(filter(None, map(shutil.which, candidates)), None)
         if compiler is None:
             raise NativeBuildError(f"no C++ compiler found (looked for {', '.join(candidates)})")
-        return cls(compiler, _run([compiler, "--version"]).splitlines()[0], _loaded_openmp())
+        return cls(compiler, _run([compiler, "--version"]).splitlines()[0])
 
 
 def build(directory: Path, variant: str) -> Path:
@@ -114,23 +109,8 @@ def _compile(toolchain: Toolchain, flags: Sequence[str], target: Path) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(_run, commands))
         linked = Path(scratch) / target.name
-        _run([toolchain.compiler, "-shared", *map(str, objects), str(toolchain.openmp), "-o", str(linked)])
+        _run([toolchain.compiler, "-shared", *map(str, objects), "-pthread", "-o", str(linked)])
         linked.replace(target)
-
-
-def _loaded_openmp() -> Path:
-    """The runtime that is mapped into this process, by which the loader will find it again."""
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    bundled = sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*"))
-    mapped = [Path(line[line.index("/") :]) for line in lines if "/" in line]
-    names = ("libgomp", "libiomp", "libomp")
-    found = next((path for path in [*mapped, *bundled] if path.name.startswith(names)), None)
-    if found is None:
-        raise NativeBuildError("PyTorch has loaded no OpenMP runtime")
-    return found
 
 
 def _run(command: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ class BatchStruct(ctypes.Structure):
 
 _POINTER, _COUNT = c_void_p, c_int64
 _SIGNATURES: Final = {
+    "set_num_threads": (_COUNT,),
     "panel_bytes": (_COUNT, _COUNT),
     "pack_matrix": (_COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
     "linear": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),

@@ -3,13 +3,12 @@
 // Tiles are cut at multiples of 64 tokens from the sequence's first, whatever is computed with them, and within a tile
 // every sum has one order: a token's result has the same bits alone, in a batch, in a chunk of any length or after a
 // hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head.
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "library.h"
+#include "threads.h"
 #include "tile.h"
 
 namespace pagestream {
@@ -47,8 +46,9 @@ class PagedAttention {
 
     void run() const {
         const std::vector<Item> items = work();
-#pragma omp parallel for schedule(dynamic, 1)
-        for (size_t i = 0; i < items.size(); ++i) attend(items[i]);
+        parallel_for((long)items.size(), 1, false, [&](long begin, long end) {
+            for (long i = begin; i < end; ++i) attend(items[i]);
+        });
     }
 
   private:

@@ -1,15 +1,23 @@
 // RMSNorm, rotary positions with the write to the cache, SwiGLU. Rows are independent of each other.
-#include <omp.h>
-
 #include <cmath>
 
 #include "library.h"
 #include "simd.h"
+#include "threads.h"
 
 namespace pagestream {
 namespace {
 
 constexpr int64_t kSmallWork = 1 << 14;  // numbers that are not worth a second thread
+
+// body(row) for each of some rows of `size` numbers.
+template <class Body>
+void for_rows(int64_t num_rows, int64_t size, const Body& body) {
+    parallel_for(num_rows, std::max<int64_t>(1, kSmallWork / 4 / size), num_rows * size < kSmallWork,
+                 [&](long begin, long end) {
+                     for (long row = begin; row < end; ++row) body(row);
+                 });
+}
 constexpr float kLog2E = 1.44269504f;
 
 template <class F>
@@ -72,30 +80,27 @@ void rotate_and_write_token(const float* heads, const float* cos, const float* s
 using namespace pagestream;
 
 void rms_norm(const float* x, const float* weight, float eps, int64_t num_tokens, int64_t size, float* y) {
-#pragma omp parallel for if (num_tokens * size > kSmallWork)
-    for (int64_t row = 0; row < num_tokens; ++row) norm_row(x + row * size, weight, eps, size, y + row * size);
+    for_rows(num_tokens, size, [&](int64_t row) { norm_row(x + row * size, weight, eps, size, y + row * size); });
 }
 
 void add_rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t num_tokens, int64_t size,
                   float* y) {
-#pragma omp parallel for if (num_tokens * size > kSmallWork)
-    for (int64_t row = 0; row < num_tokens; ++row) {
+    for_rows(num_tokens, size, [&](int64_t row) {
         float* total = residual + row * size;
         for (int64_t i = 0; i < size; ++i) total[i] += x[row * size + i];
         norm_row(total, weight, eps, size, y + row * size);
-    }
+    });
 }
 
 void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y) {
-#pragma omp parallel for if (num_tokens * size > kSmallWork)
-    for (int64_t row = 0; row < num_tokens; ++row) {
+    for_rows(num_tokens, size, [&](int64_t row) {
         const float *gates = x + 2 * row * size, *ups = gates + size;
         for_vectors(size, [&](int64_t i, int count) {
             const Vec gate = load_some(count, gates + i), one = broadcast(1.0f);
             const Vec silu = div(gate, add(one, exp2(mul(gate, broadcast(-kLog2E)))));
             store_some(count, y + row * size + i, mul(silu, load_some(count, ups + i)));
         });
-    }
+    });
 }
 
 void rotate_and_write(const float* qkv, const float* cos, const float* sin, const int64_t* slots, int64_t num_tokens,
@@ -104,8 +109,8 @@ void rotate_and_write(const float* qkv, const float* cos, const float* sin, cons
     const auto token_by = shape->format == kFloat32   ? rotate_and_write_token<float>
                           : shape->format == kFloat16 ? rotate_and_write_token<Half>
                                                       : rotate_and_write_token<BFloat>;
-#pragma omp parallel for if (num_tokens * width > kSmallWork)
-    for (int64_t token = 0; token < num_tokens; ++token)
+    for_rows(num_tokens, width, [&](int64_t token) {
         token_by(qkv + token * width, cos + token * dim / 2, sin + token * dim / 2, slots[token], num_heads, *shape,
                  keys, values, query + token * num_heads * dim);
+    });
 }

@@ -9,6 +9,13 @@
 
 namespace pagestream {
 
+// Ask for memory that is needed soon, here by the next group of panels: its streams are too short for the processor to
+// guess. Past the end of the matrix it asks in vain.
+template <long kBytes>
+INLINE void fetch(const uint8_t* from) {
+    for (long byte = 0; byte < kBytes; byte += 64) __builtin_prefetch(from + byte, 0, 2);
+}
+
 template <class T>
 struct Dense {
     static constexpr int kTileRows = kMaxRows;
@@ -22,7 +29,7 @@ struct Dense {
         multiply_tile<R, P>(x, ldx, w, kLanes, k_count, sums, P * kLanes);
     }
 
-    INLINE static void expand(const uint8_t* panel, long k_begin, long k_count, float* to) {
+    INLINE static void expand(const uint8_t* panel, long k_begin, long k_count, long, float* to) {
         const T* from = (const T*)panel + k_begin * kLanes;
         for (long k = 0; k < k_count; ++k) store(to + k * kLanes, load(from + k * kLanes));
     }
@@ -137,17 +144,24 @@ struct Blocks {
     INLINE static void multiply(const uint8_t* const* panels, const float* x, long ldx, long k_count, float* sums) {
         Vec sum[R][P];
         each<R, P>(sum, [&](Vec& s, int r, int p) { s = load(sums + (r * P + p) * kLanes); });
+        const long ahead = P * (k_count / kBlock) * (long)sizeof(Block);
         for (long block = 0; block < k_count / kBlock; ++block) {
             const Block* from[P];
-            for (int p = 0; p < P; ++p) from[p] = (const Block*)panels[p] + block;
+            for (int p = 0; p < P; ++p) {
+                from[p] = (const Block*)panels[p] + block;
+                fetch<sizeof(Block)>((const uint8_t*)from[p] + ahead);
+            }
             multiply_block<0>(from, x + block * kBlock, ldx, sum);
         }
         each<R, P>(sum, [&](Vec s, int r, int p) { store(sums + (r * P + p) * kLanes, s); });
     }
 
-    INLINE static void expand(const uint8_t* panel, long k_begin, long k_count, float* to) {
+    INLINE static void expand(const uint8_t* panel, long k_begin, long k_count, long ahead, float* to) {
         const Block* block = (const Block*)panel + k_begin / kBlock;
-        for (long k = 0; k < k_count; k += kBlock, ++block) expand_block<0>(*block, to + k * kLanes);
+        for (long k = 0; k < k_count; k += kBlock, ++block) {
+            fetch<sizeof(Block)>((const uint8_t*)block + ahead);
+            expand_block<0>(*block, to + k * kLanes);
+        }
     }
 
     static float at(const uint8_t* panel, long k, int lane) {

@@ -7,6 +7,9 @@ extern "C" {
 
 enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0 };
 
+// Threads of every function below, the caller included; 1 until this is called.
+void set_num_threads(int64_t count);
+
 // panels: see formats.h; bias: one float for each row, padded to whole panels, or null.
 struct Matrix {
     const uint8_t* panels;

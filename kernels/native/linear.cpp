@@ -3,18 +3,19 @@
 // Threads share out the outputs and never a sum over k; the sums have one order (tile.h). A few rows are multiplied
 // straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
 // all of them.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "formats.h"
 #include "library.h"
+#include "threads.h"
 
 namespace pagestream {
 namespace {
 
 constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr long kSharedRows = 120;       // whose sums stay beside it
+constexpr int kDirectPanels = 8;        // that are handed out at once
+constexpr int kDirectTiles = 2;         // of rows; weights are unpacked for each of them
 constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
 
 INLINE int lanes_of(const Matrix& matrix, long panel) {
@@ -53,20 +54,26 @@ void multiply_direct(const Matrix& matrix, long panel, const float* x, float* y,
     put_out(matrix, panel, P, R, sums, y, ldy);
 }
 
-// Rows of one tile at most, over all panels.
-template <class Format, int R>
-void direct_rows(const Matrix& matrix, const float* x, float* y, long ldy) {
-    constexpr int kPanels = panels_of(R);
-    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
-#pragma omp parallel for schedule(dynamic, 4) if (R * matrix.num_rows * matrix.num_columns > kSmallWork)
-    for (long group = 0; group < num_groups; ++group) {
-        long panel = group * kPanels;
-        if (panel + kPanels <= num_panels) {
-            multiply_direct<Format, R, kPanels>(matrix, panel, x, y, ldy);
-        } else {
-            for (; panel < num_panels; ++panel) multiply_direct<Format, R, 1>(matrix, panel, x, y, ldy);
+template <class Format>
+void direct_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    constexpr int kGroup = panels_of(1);  // a multiple of every other tile's panels
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
+    const long num_groups = (num_panels + kGroup - 1) / kGroup;
+    const bool is_small = num_tokens * matrix.num_rows * matrix.num_columns < kSmallWork;
+    parallel_for(num_groups, std::max(1, kDirectPanels / kGroup), is_small, [&](long begin, long end) {
+        for (long group = begin; group < end; ++group) {
+            const long first = group * kGroup, stop = std::min(num_panels, first + kGroup);
+            for_row_tiles<Format::kTileRows>(num_tokens, [&](auto height, long row) {
+                constexpr int kPanels = panels_of(height);
+                const float* from = x + row * matrix.num_columns;
+                float* to = y + row * ldy;
+                long panel = first;
+                for (; panel + kPanels <= stop; panel += kPanels)
+                    multiply_direct<Format, height, kPanels>(matrix, panel, from, to, ldy);
+                for (; panel < stop; ++panel) multiply_direct<Format, height, 1>(matrix, panel, from, to, ldy);
+            });
         }
-    }
+    });
 }
 
 // Some rows times one group of panels, by way of the expanded weights.
@@ -79,10 +86,11 @@ void multiply_expanded(const Matrix& matrix, long panel, const float* x, long ro
     alignas(64) float sums[kSharedRows * P * kLanes];
     const float* expanded[P];
     for (int p = 0; p < P; ++p) expanded[p] = weights[p];
+    const long ahead = P * Format::panel_bytes(num_columns);
     put_bias(matrix, panel, P, rows, sums);
     for (long k = 0; k < num_columns; k += kExpandedColumns) {
         const long k_count = std::min(kExpandedColumns, num_columns - k);
-        for (int p = 0; p < P; ++p) Format::expand(panels[p], k, k_count, weights[p]);
+        for (int p = 0; p < P; ++p) Format::expand(panels[p], k, k_count, ahead, weights[p]);
         for_row_tiles<kMaxRows>(rows, [&](auto height, long row) {
             multiply_tile<height, P>(x + row * num_columns + k, num_columns, expanded, kLanes, k_count,
                                      sums + row * P * kLanes, P * kLanes);
@@ -94,30 +102,28 @@ void multiply_expanded(const Matrix& matrix, long panel, const float* x, long ro
 template <class Format>
 void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
     constexpr int kPanels = panels_of(kMaxRows);
-    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes, num_groups = (num_panels + kPanels - 1) / kPanels;
-#pragma omp parallel for schedule(dynamic, 2) if (num_tokens * matrix.num_rows * matrix.num_columns > kSmallWork)
-    for (long group = 0; group < num_groups; ++group) {
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
+    const long num_groups = (num_panels + kPanels - 1) / kPanels;
+    const bool is_small = num_tokens * matrix.num_rows * matrix.num_columns < kSmallWork;
+    parallel_for(num_groups, 1, is_small, [&](long begin, long end) {
         for (long row = 0; row < num_tokens; row += kSharedRows) {
-            const long rows = std::min(kSharedRows, num_tokens - row), panel = group * kPanels;
+            const long rows = std::min(kSharedRows, num_tokens - row), stop = std::min(num_panels, end * kPanels);
             const float* from = x + row * matrix.num_columns;
-            if (panel + kPanels <= num_panels) {
-                multiply_expanded<Format, kPanels>(matrix, panel, from, rows, y + row * ldy, ldy);
-            } else {
-                for (long last = panel; last < num_panels; ++last)
-                    multiply_expanded<Format, 1>(matrix, last, from, rows, y + row * ldy, ldy);
-            }
+            float* to = y + row * ldy;
+            long panel = begin * kPanels;
+            for (; panel + kPanels <= stop; panel += kPanels)
+                multiply_expanded<Format, kPanels>(matrix, panel, from, rows, to, ldy);
+            for (; panel < stop; ++panel) multiply_expanded<Format, 1>(matrix, panel, from, rows, to, ldy);
         }
-    }
+    });
 }
 
 template <class Format>
 void multiply(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-    if (num_tokens <= Format::kTileRows) {
-        with_count<Format::kTileRows>((int)num_tokens,
-                                      [&](auto rows) { direct_rows<Format, rows>(matrix, x, y, ldy); });
-    } else {
+    if (num_tokens <= kDirectTiles * Format::kTileRows)
+        direct_rows<Format>(matrix, x, num_tokens, y, ldy);
+    else
         expanded_rows<Format>(matrix, x, num_tokens, y, ldy);
-    }
 }
 
 template <class F>
@@ -147,11 +153,12 @@ void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_
     with_format(format, [&](auto chosen) {
         using Format = decltype(chosen);
         const long num_panels = (num_rows + kLanes - 1) / kLanes, bytes = Format::panel_bytes(num_columns);
-#pragma omp parallel for
-        for (long panel = 0; panel < num_panels; ++panel) {
-            memset(panels + panel * bytes, 0, bytes);
-            Format::pack(source, num_rows, num_columns, panel * kLanes, panels + panel * bytes);
-        }
+        parallel_for(num_panels, 1, false, [&](long begin, long end) {
+            for (long panel = begin; panel < end; ++panel) {
+                memset(panels + panel * bytes, 0, bytes);
+                Format::pack(source, num_rows, num_columns, panel * kLanes, panels + panel * bytes);
+            }
+        });
     });
 }
 

@@ -12,13 +12,15 @@ namespace pagestream {
 // Rows of a tile at most: sums, one panel of weights and one broadcast number fit into the registers.
 constexpr int kMaxRows = kVectorRegisters == 32 ? (kRegistersPerVec == 1 ? 8 : 6) : (kRegistersPerVec == 2 ? 6 : 2);
 
-// Panels of a tile: enough sums for two FMA units of four cycles' latency to stay busy, and no more than fit.
+// Panels of a tile, a power of two: enough sums for two FMA units of four cycles' latency to stay busy, no more than
+// fit beside as many weights and what unpacking takes, and few enough streams for memory to follow.
 constexpr int panels_of(int rows) {
-    constexpr int kBusy = 8, kRoom = kVectorRegisters - 4;
-    const int wanted = (kBusy + rows * kRegistersPerVec - 1) / (rows * kRegistersPerVec);
-    const int possible = kRoom / ((rows + 1) * kRegistersPerVec);
-    const int best = kRegistersPerVec == 1 && wanted < 2 ? 2 : wanted;
-    return possible < 1 ? 1 : (best < possible ? best : possible);
+    constexpr int kBusy = 8, kStreams = 4, kRoom = kVectorRegisters - 2;
+    int panels = kRegistersPerVec == 1 ? 2 : 1;
+    while (panels < kStreams && 2 * panels * (rows + 1) * kRegistersPerVec <= kRoom &&
+           panels * rows * kRegistersPerVec < kBusy)
+        panels *= 2;
+    return panels;
 }
 
 // x: [rows][k_count] at stride ldx; w: for each panel a pointer to [k_count][16] at stride ldw;
@@ -32,14 +34,11 @@ INLINE void multiply_tile(const float* x, long ldx, const T* const* w, long ldw,
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) sum[r][p] = load(sums + r * ld_sums + p * kLanes);
     for (long k = 0; k < k_count; ++k) {
-        Vec weight[P];
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) weight[p] = load(w[p] + k * ldw);
+        for (int p = 0; p < P; ++p) {
+            const Vec weight = load(w[p] + k * ldw);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec factor = broadcast(x[r * ldx + k]);
-#pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) sum[r][p] = fma(factor, weight[p], sum[r][p]);
+            for (int r = 0; r < R; ++r) sum[r][p] = fma(broadcast(x[r * ldx + k]), weight, sum[r][p]);
         }
     }
 #pragma GCC unroll 16

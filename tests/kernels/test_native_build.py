@@ -33,7 +33,7 @@ def one_small_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
-def test_it_shares_pytorchs_openmp_runtime() -> None:
+def test_it_brings_no_second_openmp_runtime() -> None:
     done = subprocess.run([sys.executable, "-c", ONE_OPENMP], capture_output=True, text=True, check=True)
     assert done.stdout.count(".so") == 1, done.stdout
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.arguments import BlockMatrix, Matrix
+from kernels.arguments import BlockMatrix, Matrix, PagedBatch
 from kernels.ops import REFERENCE, Ops
 from kernels.reference import dequantize
 
@@ -41,9 +41,11 @@ def random_matrix(request: pytest.FixtureRequest) -> Callable[[int, int], Matrix
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(ops: Ops, count: int) -> Iterator[None]:
     before = torch.get_num_threads()
+    nobody = PagedBatch(torch.zeros(1).int(), torch.zeros(0).int(), torch.zeros(0, 1).int(), 16)
     torch.set_num_threads(count)
+    ops.plan_attention(nobody)  # takes the number over
     try:
         yield
     finally:
@@ -70,10 +72,10 @@ def test_a_rows_bits_depend_neither_on_the_batch_nor_on_the_threads(
     ops: Ops, random_matrix: Callable[[int, int], Matrix], shape: tuple[int, int]
 ) -> None:
     linear, x = ops.pack_linear([random_matrix(*shape)], torch.randn(shape[0])), torch.randn(130, shape[1])
-    with threads(2):
+    with threads(ops, 3):
         together = linear(x)
-    for num_threads in (1, 2):
-        with threads(num_threads):
+    for num_threads in (1, 2, 3):
+        with threads(ops, num_threads):
             for rows in ROWS:
                 for first in (0, 3, 66):
                     found = linear(x[first : first + rows])
