@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -50,6 +52,7 @@ class Team {
     void open(long count, void (*run)(const void*, long), const void* context) {
         const uint64_t loop = (next_.load() & ~kItem) + kNextLoop;
         next_.store(loop | kItem);  // closed while the fields change
+        std::atomic_thread_fence(std::memory_order_release);  // before they do, on every processor
         count_.store(count, std::memory_order_relaxed);
         run_.store(run, std::memory_order_relaxed);
         context_.store(context, std::memory_order_relaxed);
@@ -130,18 +133,18 @@ class Team {
     std::condition_variable alarm_;
 };
 
-// Never destroyed: helpers use it until the process ends.
-Team& team() {
-    static Team* const only = new Team;
-    return *only;
-}
+// Never destroyed: helpers use it until the process ends. A process that is forked has the memory of a team without its
+// threads, and perhaps a lock that none of them will ever open: it begins with a new one.
+Team* team = new Team;
+
+[[maybe_unused]] const int kForksAreHeeded = pthread_atfork(nullptr, nullptr, [] { team = new Team; });
 
 }  // namespace
 
 void share_out(long count, void (*run)(const void*, long), const void* context) {
-    team().share_out(count, run, context);
+    team->share_out(count, run, context);
 }
 
 }  // namespace pagestream
 
-void set_num_threads(int64_t count) { pagestream::team().resize((int)count); }
+void set_num_threads(int64_t count) { pagestream::team->resize((int)count); }

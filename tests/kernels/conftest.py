@@ -3,7 +3,7 @@
 import pytest
 
 from kernels import native
-from kernels.native_build import VARIANTS, NativeBuildError, best_variant, build
+from kernels.native_build import VARIANTS, NativeBuildError, Toolchain, best_variant, build
 from kernels.ops import Ops
 from shared.demo_model import cache_directory
 
@@ -13,6 +13,7 @@ RUNNABLE = list(VARIANTS)[list(VARIANTS).index(best_variant()) :]
 @pytest.fixture(scope="session", params=RUNNABLE)
 def ops(request: pytest.FixtureRequest) -> Ops:
     try:
-        return native.load(build(cache_directory() / "kernels", request.param))
+        Toolchain.find()
     except NativeBuildError as error:
         pytest.skip(f"no native library: {error}")
+    return native.load(build(cache_directory() / "kernels", request.param))
