@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -95,9 +96,18 @@ def test_a_forked_process_computes_without_its_parents_threads(ops: Ops, linear:
     expected = linear(x)
     context = get_context("fork")
     answers = context.SimpleQueue()
-    for _ in range(20):
-        child = context.Process(target=lambda: answers.put(linear(x).tolist()))
-        child.start()
-        child.join(PATIENCE_S / 2)
-        assert child.exitcode == 0
-        assert answers.get() == expected.tolist()
+    is_over = threading.Event()
+
+    def keep_the_team_busy() -> None:
+        while not is_over.wait(timeout=0.0002):
+            linear(x)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(keep_the_team_busy)
+        for _ in range(100):
+            child = context.Process(target=lambda: answers.put(linear(x).tolist()))
+            child.start()
+            child.join(PATIENCE_S / 2)
+            assert child.exitcode == 0
+            assert answers.get() == expected.tolist()
+        is_over.set()
