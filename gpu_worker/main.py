@@ -95,6 +95,7 @@ def _load_model(settings: WorkerSettings) -> Runner:
     return ModelRunner.load(
         resolve(settings.model),
         dtype=settings.dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
         block_size=settings.block_size,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         gpu_memory_utilization=settings.gpu_memory_utilization,

@@ -42,6 +42,7 @@ class ModelRunner:
         checkpoint: Checkpoint,
         *,
         dtype: str,
+        kv_cache_dtype: str,
         block_size: int,
         kv_cache_memory_bytes: int | None,
         gpu_memory_utilization: float,
@@ -57,6 +58,7 @@ class ModelRunner:
         Args:
             checkpoint: What to load.
             dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
+            kv_cache_dtype: "auto", "fp32", "bf16" or "fp16"; see `Precision.choose`.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.
             gpu_memory_utilization: Share of a GPU's memory to use, weights included.
@@ -73,7 +75,7 @@ class ModelRunner:
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
         ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
-        precision = Precision.choose(dtype, config, ops, where)
+        precision = Precision.choose(dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype)
         logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
             weights = open_weights(

@@ -1,6 +1,6 @@
 """Which numbers a model is computed with: what `--dtype` means on the device at hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -11,6 +11,7 @@ from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CACHE_DTYPES: Final = _DTYPES | {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,36 @@ class Precision:
     cache: torch.dtype
 
     @classmethod
-    def choose(cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device) -> "Precision":
-        """What `--dtype` asks for.
+    def choose(
+        cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device, *, kv_cache_dtype: str = "auto"
+    ) -> "Precision":
+        """What `--dtype` and `--kv-cache-dtype` ask for.
 
         "auto" on a CPU computes in fp32 with the checkpoint's own values, which stay in the bytes they are stored in if
         the ops can multiply those; on a GPU it is the checkpoint's dtype. A dtype that is named holds for matrices and
-        cache; activations follow it where the ops know one dtype only.
+        cache; activations follow it where the ops know one dtype only. A cache with fewer bits than "auto" gives it
+        rounds keys and values: answers may then differ from transformers'.
 
         Raises:
-            ConfigurationError: there is no such dtype.
+            ConfigurationError: there is no such dtype, or the ops cannot have a cache of it.
         """
+        found = cls._of_dtype(dtype, config, ops, device)
+        if kv_cache_dtype == "auto":
+            return found
+        if kv_cache_dtype not in _CACHE_DTYPES:
+            raise ConfigurationError(
+                f"--kv-cache-dtype {kv_cache_dtype!r} is not served; use auto, {', '.join(_CACHE_DTYPES)}"
+            )
+        cache = _CACHE_DTYPES[kv_cache_dtype]
+        if cache != found.activations and not ops.is_mixed_precision:
+            raise ConfigurationError(
+                f"--kv-cache-dtype {kv_cache_dtype} needs the native CPU kernels, but {ops.name}'s are used, which "
+                f"keep keys and values as {found.activations}; use auto, or install a C++ compiler"
+            )
+        return replace(found, cache=cache)
+
+    @classmethod
+    def _of_dtype(cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device) -> "Precision":
         if dtype == "auto" and ops.is_mixed_precision:
             return cls("stored", torch.float32, torch.float32)
         if dtype == "auto":

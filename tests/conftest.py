@@ -57,6 +57,7 @@ def load() -> "Callable[..., ModelRunner]":
     def load_with(checkpoint: Checkpoint, **settings: object) -> "ModelRunner":
         defaults: dict[str, object] = {
             "dtype": "auto",
+            "kv_cache_dtype": "auto",
             "block_size": 16,
             "kv_cache_memory_bytes": 64 << 20,
             "gpu_memory_utilization": 0.9,

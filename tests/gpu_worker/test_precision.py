@@ -49,6 +49,23 @@ def test_an_unknown_dtype_is_refused(config: ModelConfig) -> None:
         Precision.choose("int3", config, CPU, CPU_DEVICE)
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", FP32), ("bf16", BF16), ("float16", torch.float16)])
+def test_a_cache_may_have_a_dtype_of_its_own(config: ModelConfig, name: str, dtype: torch.dtype) -> None:
+    found = Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype=name)
+    assert found == Precision("stored", FP32, dtype)
+
+
+def test_ops_of_one_dtype_keep_their_cache_in_it(config: ModelConfig) -> None:
+    assert Precision.choose("auto", config, CPU, CPU_DEVICE, kv_cache_dtype="fp32") == Precision(FP32, FP32, FP32)
+    with pytest.raises(ConfigurationError, match="--kv-cache-dtype fp16 needs the native CPU kernels"):
+        Precision.choose("auto", config, CPU, CPU_DEVICE, kv_cache_dtype="fp16")
+
+
+def test_an_unknown_dtype_of_the_cache_is_refused(config: ModelConfig) -> None:
+    with pytest.raises(ConfigurationError, match="--kv-cache-dtype 'fp8' is not served; use auto, float32"):
+        Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype="fp8")
+
+
 def test_it_says_what_it_is(config: ModelConfig) -> None:
     found = str(Precision.choose("float16", config, MIXED, CPU_DEVICE))
     assert found == "float16 matrices, float32 activations, float16 cache"

@@ -130,3 +130,20 @@ def test_blocks_give_the_bits_of_their_numbers_in_fp32(
     answers, logits, _ = run(load, demo, at_once=10, dtype="float32")
     assert answers == alone[0]
     assert_same(logits, alone[1])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_cache_of_16_bits_rounds_alike_alone_and_in_chunks(
+    load: Callable[..., ModelRunner],
+    demo: Checkpoint,
+    alone: tuple[list[list[int]], dict[tuple[int, ...], Tensor]],
+    dtype: str,
+) -> None:
+    answers, logits, _ = run(load, demo, at_once=1, kv_cache_dtype=dtype)
+    in_chunks = run(load, demo, at_once=10, kv_cache_dtype=dtype, max_num_batched_tokens=32)
+    assert in_chunks[0] == answers
+    assert_same(in_chunks[1], logits)
+    shared = logits.keys() & alone[1].keys()
+    assert len(shared) >= len(PROMPTS)
+    furthest = max(float((logits[tokens] - alone[1][tokens]).abs().max()) for tokens in shared)
+    assert 0 < furthest < {"fp16": 0.02, "bf16": 0.5}[dtype], furthest
