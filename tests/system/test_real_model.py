@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -95,10 +96,20 @@ def test_a_stop_string_ends_the_answer_before_it(openai: OpenAI) -> None:
     assert stopped.choices[0].finish_reason == "stop"
 
 
+def wait_until_running(url: str, *, num_requests: int) -> None:
+    deadline = time.monotonic() + 30
+    found: list[str] = []
+    while sum(map(float, found)) < num_requests:
+        assert time.monotonic() < deadline, f"{found} of {num_requests} requests are running"
+        time.sleep(0.02)
+        found = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+
+
 def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str) -> None:
     def answer(index: int) -> str:
-        body = {"model": "demo", "prompt": f"Write about the number {index}.", "max_tokens": 48, "temperature": 0}
-        response = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
+        body = {"model": "demo", "prompt": f"Write about the number {index}.", "temperature": 0}
+        length = {"max_tokens": 300, "ignore_eos": True}
+        response = httpx.post(f"{url}/v1/completions", json=body | length, timeout=120)
         assert response.status_code == 200, response.text
         return str(response.json()["choices"][0]["text"])
 
@@ -111,7 +122,7 @@ def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str)
     ]
     for thread in threads:
         thread.start()
-    threads[0].join(1.0)
+    wait_until_running(url, num_requests=len(threads))
     services.kill(victim)
     for thread in threads:
         thread.join()
