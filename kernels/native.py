@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels import cpu_sampling
+from kernels import cpu_sampling, matrix_unit
 from kernels.arguments import BlockMatrix, Linear, Matrix, PagedAttention, PagedBatch
 from kernels.native_library import (
     BLOCK_FORMATS,
@@ -35,10 +35,17 @@ def supports(*, block_size: int, head_dim: int) -> bool:
 
 
 def load(path: Path) -> Ops:
-    """The table of ops of a library that `kernels.native_build` made."""
+    """The table of ops of a library that `kernels.native_build` made.
+
+    Raises:
+        OSError: it cannot be loaded, or the system refuses what its instructions need.
+    """
+    variant = path.name.partition("-")[0]
+    if variant == "amx" and not matrix_unit.request():
+        raise OSError("the system does not let this process use the processor's matrix unit (AMX)")
     ops = _NativeOps(open_library(path))
     return Ops(
-        name=f"native {path.name.partition('-')[0]}",
+        name=f"native {variant}",
         is_mixed_precision=True,
         pack_linear=ops.pack_linear,
         pack_embedding=ops.pack_embedding,

@@ -20,6 +20,8 @@ from typing import Final
 
 import torch
 
+from kernels import matrix_unit
+
 _log = logging.getLogger(__name__)
 
 SOURCES: Final = Path(__file__).parent / "native"
@@ -30,7 +32,12 @@ _FLAGS: Final = (
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"),
 )
 
-VARIANTS: Final = {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "portable": ()}
+VARIANTS: Final = {
+    "amx": ("-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"),
+    "avx512": ("-march=x86-64-v4",),
+    "avx2": ("-march=x86-64-v3",),
+    "portable": (),
+}
 """Flags by instruction set, best first."""
 
 
@@ -41,6 +48,8 @@ class NativeBuildError(Exception):
 def best_variant() -> str:
     """The instruction set this machine has, as PyTorch sees it."""
     has = torch.backends.cpu.get_cpu_capability()
+    if has == "AVX512" and matrix_unit.request():
+        return "amx"
     if platform.machine() in ("x86_64", "AMD64") and has in ("AVX2", "AVX512"):
         return has.lower()
     return "portable"

@@ -20,7 +20,7 @@ template <class T>
 struct Dense {
     static constexpr int kTileRows = kMaxRows;
 
-    static long panel_bytes(long num_columns) { return num_columns * kLanes * (long)sizeof(T); }
+    static constexpr long panel_bytes(long num_columns) { return num_columns * kLanes * (long)sizeof(T); }
 
     template <int R, int P>
     INLINE static void multiply(const uint8_t* const* panels, const float* x, long ldx, long k_count, float* sums) {
@@ -138,7 +138,7 @@ struct Blocks {
     // The sums leave few registers for unpacking.
     static constexpr int kTileRows = kVectorRegisters == 32 ? kMaxRows / 2 : (kMaxRows < 4 ? kMaxRows : 4);
 
-    static long panel_bytes(long num_columns) { return num_columns / kBlock * (long)sizeof(Block); }
+    static constexpr long panel_bytes(long num_columns) { return num_columns / kBlock * (long)sizeof(Block); }
 
     template <int R, int P>
     INLINE static void multiply(const uint8_t* const* panels, const float* x, long ldx, long k_count, float* sums) {

@@ -4,10 +4,14 @@
 // straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
 // all of them.
 #include <algorithm>
+#include <vector>
 
 #include "formats.h"
 #include "library.h"
 #include "threads.h"
+#if defined(__AMX_BF16__)
+#include "linear_unit.h"
+#endif
 
 namespace pagestream {
 namespace {
@@ -118,8 +122,59 @@ void expanded_rows(const Matrix& matrix, const float* x, long num_tokens, float*
     });
 }
 
+#if defined(__AMX_BF16__)
+
+// Two panels; the second is the first once more where the matrix has no other.
+template <class Format>
+void multiply_on_unit(Unit& unit, const Matrix& matrix, long panel, const SplitBlock* x, long num_blocks, long rows,
+                      float* y, long ldy) {
+    static thread_local UnitWorkspace* const space = new UnitWorkspace();
+    const long bytes = Format::panel_bytes(matrix.num_columns);
+    const int num_panels = (panel + 1) * kLanes < matrix.num_rows ? 2 : 1;
+    const uint8_t* const panels[2] = {matrix.panels + panel * bytes, matrix.panels + (panel + num_panels - 1) * bytes};
+    for (long row = 0; row < rows; ++row) put_bias(matrix, panel, num_panels, 1, space->sums[row][0]);
+    const auto multiply = !UnitFormat<Format>::kIsScaled ? multiply_dense<Format>
+                          : rows > kUnitRows             ? multiply_many<Format>
+                          : rows > kStackedRows          ? multiply_few<Format, false>
+                                                         : multiply_few<Format, true>;
+    multiply(unit, panels, matrix.num_columns, 2 * bytes, x, num_blocks, rows, *space);
+    put_out(matrix, panel, 2, rows, space->sums[0][0], y, ldy);
+}
+
+template <class Format>
+void rows_on_unit(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    static thread_local std::vector<SplitBlock> split_rows;
+    const long num_columns = matrix.num_columns;
+    const long num_blocks = (num_columns + kChunk * kBlock - 1) / (kChunk * kBlock) * kChunk;
+    const long num_groups = (matrix.num_rows + 2 * kLanes - 1) / (2 * kLanes);
+    for (long row = 0; row < num_tokens; row += kUnitTokens) {
+        const long rows = std::min(kUnitTokens, num_tokens - row);
+        const float* from = x + row * num_columns;
+        split_rows.resize((rows + 2 * kUnitRows - 1) / (2 * kUnitRows) * 2 * num_blocks);
+        SplitBlock* const tiles = split_rows.data();
+        parallel_for(rows, kUnitRows, rows * num_columns < kSmallWork / 4, [&](long begin, long end) {
+            for (long r = begin; r < end; ++r)
+                for (long block = 0; block < num_blocks; ++block)
+                    split(from + r * num_columns + block * kBlock,
+                          (int)std::clamp<long>(num_columns - block * kBlock, 0, kBlock), (int)(r % kUnitRows),
+                          tiles[r / kUnitRows * num_blocks + block]);
+        });
+        const bool is_small = rows * matrix.num_rows * num_columns < kSmallWork;
+        parallel_for(num_groups, rows > kUnitRows ? 1 : 4, is_small, [&](long begin, long end) {
+            Unit unit;
+            for (long group = begin; group < end; ++group)
+                multiply_on_unit<Format>(unit, matrix, 2 * group, tiles, num_blocks, rows, y + row * ldy, ldy);
+        });
+    }
+}
+
+#endif
+
 template <class Format>
 void multiply(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+#if defined(__AMX_BF16__)
+    if constexpr (UnitFormat<Format>::kExists) return rows_on_unit<Format>(matrix, x, num_tokens, y, ldy);
+#endif
     if (num_tokens <= kDirectTiles * Format::kTileRows)
         direct_rows<Format>(matrix, x, num_tokens, y, ldy);
     else
