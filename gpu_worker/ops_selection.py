@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from kernels import native
-from kernels.native_build import VARIANTS, NativeBuildError, best_variant, build
+from kernels.native_build import VARIANTS, NativeBuildError, build, runnable_variants
 from kernels.ops import Ops, select
 from shared.demo_model import cache_directory
 from shared.errors import ConfigurationError
@@ -32,7 +32,7 @@ def choose_ops(device: torch.device, *, block_size: int, head_dim: int) -> Ops:
     if device.type != "cpu" or forced == "torch":
         return select(device)
     try:
-        return _native(forced if forced in VARIANTS else best_variant(), block_size, head_dim)
+        return _native(forced if forced in VARIANTS else None, block_size, head_dim)
     except (NativeBuildError, OSError) as error:
         if forced != "auto":
             raise ConfigurationError(f"{_FORCE} is {forced!r}, but there is no native library: {error}") from error
@@ -40,7 +40,7 @@ def choose_ops(device: torch.device, *, block_size: int, head_dim: int) -> Ops:
         return select(device)
 
 
-def _native(variant: str, block_size: int, head_dim: int) -> Ops:
+def _native(variant: str | None, block_size: int, head_dim: int) -> Ops:
     if not native.supports(block_size=block_size, head_dim=head_dim):
         raise NativeBuildError(
             f"they need --block-size and head_dim to be multiples of {native.KEY_TILE}, "
@@ -50,9 +50,20 @@ def _native(variant: str, block_size: int, head_dim: int) -> Ops:
 
 
 def native_library(variant: str | None = None) -> Path:
-    """The compiled library for an instruction set, this machine's best by default. May compile for some seconds, once.
+    """The compiled library for an instruction set, by default this machine's best that the compiler knows.
+
+    May compile for some seconds, once.
 
     Raises:
         NativeBuildError: it cannot be compiled or stored.
     """
-    return build(cache_directory() / "kernels", variant or best_variant())
+    directory = cache_directory() / "kernels"
+    if variant is not None:
+        return build(directory, variant)
+    errors = []
+    for candidate in runnable_variants():
+        try:
+            return build(directory, candidate)
+        except NativeBuildError as error:
+            errors.append(error)
+    raise errors[0]

@@ -45,14 +45,15 @@ class NativeBuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
-def best_variant() -> str:
-    """The instruction set this machine has, as PyTorch sees it."""
-    has = torch.backends.cpu.get_cpu_capability()
-    if has == "AVX512" and matrix_unit.request():
-        return "amx"
-    if platform.machine() in ("x86_64", "AMD64") and has in ("AVX2", "AVX512"):
-        return has.lower()
-    return "portable"
+def runnable_variants() -> list[str]:
+    """The instruction sets this machine has, best first: as PyTorch sees it, and with its matrix unit."""
+    best = "portable"
+    if platform.machine() in ("x86_64", "AMD64"):
+        best = {"AVX2": "avx2", "AVX512": "avx512"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    if best == "avx512" and matrix_unit.request():
+        best = "amx"
+    variants = list(VARIANTS)
+    return variants[variants.index(best) :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,12 @@
 import pytest
 
 from kernels import native
-from kernels.native_build import VARIANTS, NativeBuildError, Toolchain, best_variant, build
+from kernels.native_build import NativeBuildError, Toolchain, build, runnable_variants
 from kernels.ops import Ops
 from shared.demo_model import cache_directory
 
-RUNNABLE = list(VARIANTS)[list(VARIANTS).index(best_variant()) :]
 
-
-@pytest.fixture(scope="session", params=RUNNABLE)
+@pytest.fixture(scope="session", params=runnable_variants())
 def ops(request: pytest.FixtureRequest) -> Ops:
     try:
         Toolchain.find()

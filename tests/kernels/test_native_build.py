@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 import torch
 from kernels import native
-from kernels.native_build import best_variant, build
+from kernels.native_build import build, runnable_variants
 from shared.demo_model import cache_directory
-ops = native.load(build(cache_directory() / "kernels", best_variant()))
+ops = native.load(build(cache_directory() / "kernels", runnable_variants()[0]))
 ops.pack_linear([torch.randn(512, 512)], None)(torch.randn(64, 512))
 lines = Path("/proc/self/maps").read_text().splitlines()
 print({line.split()[-1] for line in lines if "gomp" in line or "libomp" in line or "iomp" in line})

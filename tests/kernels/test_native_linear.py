@@ -82,14 +82,39 @@ def test_a_rows_bits_depend_neither_on_the_batch_nor_on_the_threads(
                     assert torch.equal(found, together[first : first + rows]), (num_threads, rows, first)
 
 
+@pytest.mark.parametrize("in_features", [64, 576, 1536])
+def test_no_sum_is_less_exact_than_fp32(
+    ops: Ops, random_matrix: Callable[[int, int], Matrix], in_features: int
+) -> None:
+    matrix, x = random_matrix(192, in_features), torch.randn(37, in_features)
+    exact = x.double() @ dequantize(matrix).double().T
+    in_order = torch.zeros(37, 192)
+    for k in range(in_features):
+        in_order = torch.addcmul(in_order, x[:, k, None], dequantize(matrix)[:, k].float())
+
+    def error(found: Tensor) -> float:
+        return (found - exact).square().mean().sqrt().item()
+
+    assert error(ops.pack_linear([matrix], None)(x)) <= 1.1 * error(in_order)
+
+
 def test_packed_numbers_give_the_bits_of_the_same_numbers_in_fp32(
     ops: Ops, random_matrix: Callable[[int, int], Matrix]
 ) -> None:
+    if ops.name == "native amx":
+        pytest.skip("the matrix unit adds in an order of its own")
     matrix = random_matrix(192, 576)
     packed, wide = ops.pack_linear([matrix], None), ops.pack_linear([dequantize(matrix).float()], None)
     for rows in ROWS:
         x = torch.randn(rows, 576)
         assert torch.equal(packed(x), wide(x))
+
+
+def test_subnormal_numbers_sum_alike_in_every_batch(ops: Ops, random_matrix: Callable[[int, int], Matrix]) -> None:
+    linear, x = ops.pack_linear([random_matrix(192, 96)], None), torch.randn(37, 96) * 1e-37
+    together = linear(x)
+    for rows in ROWS:
+        assert torch.equal(linear(x[:rows]), together[:rows])
 
 
 def test_matrices_of_several_formats_stand_side_by_side(ops: Ops) -> None:
