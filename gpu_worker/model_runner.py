@@ -9,6 +9,7 @@ from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
 from gpu_worker.precision import Precision
+from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
 from gpu_worker.step_input import StepInput
@@ -43,6 +44,7 @@ class ModelRunner:
         *,
         dtype: str,
         kv_cache_dtype: str,
+        quantization: str | None,
         block_size: int,
         kv_cache_memory_bytes: int | None,
         gpu_memory_utilization: float,
@@ -59,6 +61,7 @@ class ModelRunner:
             checkpoint: What to load.
             dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
             kv_cache_dtype: "auto", "fp32", "bf16" or "fp16"; see `Precision.choose`.
+            quantization: A name of `Quantization`, or None.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.
             gpu_memory_utilization: Share of a GPU's memory to use, weights included.
@@ -75,12 +78,16 @@ class ModelRunner:
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
         ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
-        precision = Precision.choose(dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype)
+        precision = Precision.choose(
+            dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype, quantization=quantization
+        )
         logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
             weights = open_weights(
                 checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where
             )
+            if precision.quantization is not None:
+                weights = QuantizedWeights(weights, precision.quantization)
             model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
             memory_bytes = cache_memory_bytes(
                 where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
