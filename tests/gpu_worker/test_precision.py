@@ -75,13 +75,14 @@ def test_a_quantization_rounds_from_what_the_dtype_gives(config: ModelConfig, na
 
 
 def test_an_unknown_quantization_is_refused(config: ModelConfig) -> None:
-    with pytest.raises(ConfigurationError, match="--quantization 'awq' is not served; use int8-weight-only"):
+    with pytest.raises(ConfigurationError, match="--quantization 'awq' is not served; use int8, int8-weight-only"):
         Precision.choose("auto", config, MIXED, CPU_DEVICE, quantization="awq")
 
 
-def test_ops_of_one_dtype_do_not_quantize(config: ModelConfig) -> None:
-    with pytest.raises(ConfigurationError, match="--quantization int8-weight-only needs the native CPU kernels"):
-        Precision.choose("auto", config, CPU, CPU_DEVICE, quantization="int8-weight-only")
+@pytest.mark.parametrize("name", list(Quantization))
+def test_ops_of_one_dtype_do_not_quantize(config: ModelConfig, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--quantization {name} needs the native CPU kernels"):
+        Precision.choose("auto", config, CPU, CPU_DEVICE, quantization=name)
 
 
 def test_it_says_what_it_is(config: ModelConfig) -> None:
