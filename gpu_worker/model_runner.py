@@ -1,8 +1,10 @@
 """The runner that computes: plan -> batch state -> step input -> model -> sampler."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
@@ -12,6 +14,7 @@ from gpu_worker.precision import Precision
 from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
+from gpu_worker.scoring import log_likelihoods
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
 from shared.checkpoint import Checkpoint
@@ -150,6 +153,17 @@ class ModelRunner:
     def reset(self) -> None:
         """See `Runner`."""
         self._state.clear()
+
+    @torch.inference_mode()
+    def log_likelihoods(self, tokens: Sequence[int]) -> Tensor:
+        """How likely the model finds each token of a text but the first, see `scoring`. Forgets every row.
+
+        Args:
+            tokens: At least two, `max_model_len` at most.
+        """
+        self.reset()
+        block_size = self._capabilities.block_size
+        return log_likelihoods(self._model, self._cache, tokens, block_size=block_size, device=self._device)
 
     def _commit(self, slot: Slot, token: int, *, is_valid: bool) -> RowOutput:
         if is_valid:
