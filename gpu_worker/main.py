@@ -96,6 +96,7 @@ def _load_model(settings: WorkerSettings) -> Runner:
         resolve(settings.model),
         dtype=settings.dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
+        quantization=settings.quantization,
         block_size=settings.block_size,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         gpu_memory_utilization=settings.gpu_memory_utilization,

@@ -1,16 +1,20 @@
 """The runner that computes: plan -> batch state -> step input -> model -> sampler."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
 from gpu_worker.precision import Precision
+from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
+from gpu_worker.scoring import log_likelihoods
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
 from shared.checkpoint import Checkpoint
@@ -43,6 +47,7 @@ class ModelRunner:
         *,
         dtype: str,
         kv_cache_dtype: str,
+        quantization: str | None,
         block_size: int,
         kv_cache_memory_bytes: int | None,
         gpu_memory_utilization: float,
@@ -59,6 +64,7 @@ class ModelRunner:
             checkpoint: What to load.
             dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
             kv_cache_dtype: "auto", "fp32", "bf16" or "fp16"; see `Precision.choose`.
+            quantization: A name of `Quantization`, or None.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.
             gpu_memory_utilization: Share of a GPU's memory to use, weights included.
@@ -75,12 +81,16 @@ class ModelRunner:
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
         ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
-        precision = Precision.choose(dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype)
+        precision = Precision.choose(
+            dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype, quantization=quantization
+        )
         logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
             weights = open_weights(
                 checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where
             )
+            if precision.quantization is not None:
+                weights = QuantizedWeights(weights, precision.quantization)
             model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
             memory_bytes = cache_memory_bytes(
                 where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
@@ -143,6 +153,17 @@ class ModelRunner:
     def reset(self) -> None:
         """See `Runner`."""
         self._state.clear()
+
+    @torch.inference_mode()
+    def log_likelihoods(self, tokens: Sequence[int]) -> Tensor:
+        """How likely the model finds each token of a text but the first, see `scoring`. Forgets every row.
+
+        Args:
+            tokens: At least two, `max_model_len` at most.
+        """
+        self.reset()
+        block_size = self._capabilities.block_size
+        return log_likelihoods(self._model, self._cache, tokens, block_size=block_size, device=self._device)
 
     def _commit(self, slot: Slot, token: int, *, is_valid: bool) -> RowOutput:
         if is_valid:

@@ -1,10 +1,11 @@
-"""Which numbers a model is computed with: what `--dtype` means on the device at hand."""
+"""Which numbers a model is computed with: what `--dtype` and its kin mean on the device at hand."""
 
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
+from gpu_worker.quantization import Quantization
 from gpu_worker.weights import MatrixDtype
 from kernels.ops import Ops
 from shared.errors import ConfigurationError
@@ -22,40 +23,41 @@ class Precision:
         matrices: Weights of the linear layers and the embedding.
         activations: Everything that is computed, and the norms' weights.
         cache: Keys and values.
+        quantization: What the matrices are rounded to from there, if anything.
     """
 
     matrices: MatrixDtype
     activations: torch.dtype
     cache: torch.dtype
+    quantization: Quantization | None = None
 
     @classmethod
     def choose(
-        cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device, *, kv_cache_dtype: str = "auto"
+        cls,
+        dtype: str,
+        config: ModelConfig,
+        ops: Ops,
+        device: torch.device,
+        *,
+        kv_cache_dtype: str = "auto",
+        quantization: str | None = None,
     ) -> "Precision":
-        """What `--dtype` and `--kv-cache-dtype` ask for.
+        """What `--dtype`, `--kv-cache-dtype` and `--quantization` ask for.
 
         "auto" on a CPU computes in fp32 with the checkpoint's own values, which stay in the bytes they are stored in if
         the ops can multiply those; on a GPU it is the checkpoint's dtype. A dtype that is named holds for matrices and
         cache; activations follow it where the ops know one dtype only. A cache with fewer bits than "auto" gives it
-        rounds keys and values: answers may then differ from transformers'.
+        rounds keys and values, and a quantization rounds weights: answers may then differ from transformers'.
 
         Raises:
-            ConfigurationError: there is no such dtype, or the ops cannot have a cache of it.
+            ConfigurationError: there is no such dtype or quantization, or the ops do not know it.
         """
         found = cls._of_dtype(dtype, config, ops, device)
-        if kv_cache_dtype == "auto":
-            return found
-        if kv_cache_dtype not in _CACHE_DTYPES:
-            raise ConfigurationError(
-                f"--kv-cache-dtype {kv_cache_dtype!r} is not served; use auto, {', '.join(_CACHE_DTYPES)}"
-            )
-        cache = _CACHE_DTYPES[kv_cache_dtype]
-        if cache != found.activations and not ops.is_mixed_precision:
-            raise ConfigurationError(
-                f"--kv-cache-dtype {kv_cache_dtype} needs the native CPU kernels, but {ops.name}'s are used, which "
-                f"keep keys and values as {found.activations}; use auto, or install a C++ compiler"
-            )
-        return replace(found, cache=cache)
+        return replace(
+            found,
+            cache=_cache_dtype(kv_cache_dtype, found, ops),
+            quantization=None if quantization is None else _quantization(quantization, ops),
+        )
 
     @classmethod
     def _of_dtype(cls, dtype: str, config: ModelConfig, ops: Ops, device: torch.device) -> "Precision":
@@ -69,5 +71,33 @@ class Precision:
         return cls(named, torch.float32 if ops.is_mixed_precision else named, named)
 
     def __str__(self) -> str:
-        numbers = f"{self.matrices} matrices, {self.activations} activations, {self.cache} cache"
+        rounded = "" if self.quantization is None else f" rounded as {self.quantization.value}"
+        numbers = f"{self.matrices} matrices{rounded}, {self.activations} activations, {self.cache} cache"
         return numbers.replace("torch.", "")
+
+
+def _cache_dtype(name: str, found: Precision, ops: Ops) -> torch.dtype:
+    if name == "auto":
+        return found.cache
+    if name not in _CACHE_DTYPES:
+        raise ConfigurationError(f"--kv-cache-dtype {name!r} is not served; use auto, {', '.join(_CACHE_DTYPES)}")
+    cache = _CACHE_DTYPES[name]
+    if cache != found.activations and not ops.is_mixed_precision:
+        raise ConfigurationError(
+            f"--kv-cache-dtype {name} needs the native CPU kernels, but {ops.name}'s are used, which "
+            f"keep keys and values as {found.activations}; use auto, or install a C++ compiler"
+        )
+    return cache
+
+
+def _quantization(name: str, ops: Ops) -> Quantization:
+    if name not in list(Quantization):
+        raise ConfigurationError(
+            f"--quantization {name!r} is not served; use {', '.join(Quantization)}, or leave it out"
+        )
+    if not ops.is_mixed_precision:
+        raise ConfigurationError(
+            f"--quantization {name} needs the native CPU kernels, but {ops.name}'s are used, which multiply numbers "
+            "of one dtype; leave it out, or install a C++ compiler"
+        )
+    return Quantization(name)

@@ -18,6 +18,7 @@ class WorkerSettings:
         served_model_name: Names clients may ask for; the first one is shown. `model` itself if there are none.
         dtype: Of weights and cache; "auto" is float32 on the CPU and the checkpoint's own elsewhere.
         kv_cache_dtype: Of keys and values; "auto" is what `dtype` says.
+        quantization: How to round the weights further, see `Quantization`; None leaves them as `dtype` says.
         max_model_len: Tokens of one sequence at most; the model's own limit if None.
         max_num_seqs: Sequences that run at the same time.
         max_num_batched_tokens: Tokens of one step at most.
@@ -36,6 +37,7 @@ class WorkerSettings:
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
+    quantization: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512

@@ -24,8 +24,29 @@ class BlockMatrix:
         return self.blocks.shape[0], self.blocks.shape[1] * 32
 
 
-Matrix = Tensor | BlockMatrix
-"""Weights as a checkpoint stores them, [out_features, in_features]."""
+@dataclass(frozen=True, slots=True)
+class Int8Matrix:
+    """A matrix in int8 with one scale a row, to be multiplied by activations that are rounded to int8 as well.
+
+    Attributes:
+        numbers: [out_features, in_features padded with zeros to a multiple of 64] int8; each 64 columns are rotated,
+            see `kernels.reference.rotate_columns`.
+        scales: [out_features] float32; a rotated weight is its number times its row's scale.
+        in_features: Columns without the padding.
+    """
+
+    numbers: Tensor
+    scales: Tensor
+    in_features: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.numbers.shape[0], self.in_features
+
+
+Matrix = Tensor | BlockMatrix | Int8Matrix
+"""Weights as a checkpoint stores them or as they were rounded, [out_features, in_features]."""
 
 
 class Linear(Protocol):

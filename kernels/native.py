@@ -4,25 +4,27 @@ Every op's result for a token depends on that token alone, bit for bit: not on i
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from kernels import cpu_sampling, matrix_unit
-from kernels.arguments import BlockMatrix, Linear, Matrix, PagedAttention, PagedBatch
+from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch
 from kernels.native_library import (
     BLOCK_FORMATS,
     FLOAT_FORMATS,
     BatchStruct,
     CacheShapeStruct,
+    Int8MatrixStruct,
     MatrixStruct,
     address,
     open_library,
 )
 from kernels.ops import Ops
+from kernels.reference import stack_int8
 
 _PANEL_ROWS: Final = 16
 KEY_TILE: Final = 16
@@ -66,23 +68,33 @@ def cache_shapes(
     return (num_blocks, num_kv_heads, head_dim, block_size), (num_blocks, num_kv_heads, block_size, head_dim)
 
 
-class _Packed:
+class _Packed(Protocol):
     """One matrix in panels."""
 
-    def __init__(self, library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> None:
+    num_rows: int
+    num_columns: int
+    struct: ctypes.Structure
+    multiply: Callable[..., None]
+    """(struct, x, num_tokens, y, stride of y)."""
+    gather: Callable[..., None]
+    """(struct, rows, num_tokens, y)."""
+
+
+class _PackedFloats:
+    """A matrix that is multiplied by fp32 activations."""
+
+    def __init__(self, library: ctypes.CDLL, matrix: Tensor | BlockMatrix, bias: Tensor | None) -> None:
         numbers = matrix.blocks if isinstance(matrix, BlockMatrix) else matrix
         number_format = BLOCK_FORMATS[matrix.format] if isinstance(matrix, BlockMatrix) else FLOAT_FORMATS[matrix.dtype]
+        self.multiply: Callable[..., None] = library.linear
+        self.gather: Callable[..., None] = library.gather_rows
         self.num_rows, self.num_columns = matrix.shape
-        num_panels = -(-self.num_rows // _PANEL_ROWS)
-        self._panels = torch.empty(num_panels * library.panel_bytes(number_format, self.num_columns), dtype=torch.uint8)
-        self._bias = None
-        if bias is not None:
-            self._bias = torch.zeros(num_panels * _PANEL_ROWS)
-            self._bias[: self.num_rows] = bias
+        self._panels = _panels(self.num_rows, library.panel_bytes(number_format, self.num_columns))
+        self._bias = _padded(bias, self.num_rows)
         library.pack_matrix(
             number_format, address(numbers.contiguous()), self.num_rows, self.num_columns, address(self._panels)
         )
-        self.struct = MatrixStruct(
+        self.struct: ctypes.Structure = MatrixStruct(
             address(self._panels),
             None if self._bias is None else address(self._bias),
             self.num_rows,
@@ -91,39 +103,73 @@ class _Packed:
         )
 
 
+class _PackedInt8:
+    """A matrix that is multiplied by activations in int8."""
+
+    def __init__(self, library: ctypes.CDLL, matrix: Int8Matrix, bias: Tensor | None) -> None:
+        self.multiply: Callable[..., None] = library.linear_int8
+        self.gather: Callable[..., None] = library.gather_rows_int8
+        self.num_rows, self.num_columns = matrix.shape
+        self._panels = _panels(self.num_rows, library.int8_panel_bytes(self.num_columns))
+        self._bias = _padded(bias, self.num_rows)
+        library.pack_int8(
+            address(matrix.numbers), address(matrix.scales), self.num_rows, self.num_columns, address(self._panels)
+        )
+        self.struct: ctypes.Structure = Int8MatrixStruct(
+            address(self._panels),
+            None if self._bias is None else address(self._bias),
+            self.num_rows,
+            self.num_columns,
+        )
+
+
+def _panels(num_rows: int, panel_bytes: int) -> Tensor:
+    return torch.empty(_num_panels(num_rows) * panel_bytes, dtype=torch.uint8)
+
+
+def _padded(bias: Tensor | None, num_rows: int) -> Tensor | None:
+    if bias is None:
+        return None
+    padded = torch.zeros(_num_panels(num_rows) * _PANEL_ROWS)
+    padded[:num_rows] = bias
+    return padded
+
+
+def _num_panels(num_rows: int) -> int:
+    return -(-num_rows // _PANEL_ROWS)
+
+
 class _Linear:
     """Packed matrices that read the same input, their outputs side by side."""
 
-    def __init__(self, library: ctypes.CDLL, parts: Sequence[_Packed]) -> None:
-        self._linear = library.linear
+    def __init__(self, parts: Sequence[_Packed]) -> None:
         self._out_features = sum(part.num_rows for part in parts)
         self._parts = []
         first = 0
         for part in parts:
-            self._parts.append((part, part.struct, 4 * first))
+            self._parts.append((part, part.multiply, part.struct, 4 * first))
             first += part.num_rows
 
     def __call__(self, x: Tensor) -> Tensor:
         num_tokens, out_features = len(x), self._out_features
         y = torch.empty(num_tokens, out_features)
         source, target = address(x), y.data_ptr()
-        for _, struct, offset in self._parts:
-            self._linear(struct, source, num_tokens, target + offset, out_features)
+        for _, multiply, struct, offset in self._parts:
+            multiply(struct, source, num_tokens, target + offset, out_features)
         return y
 
 
 class _Embedding:
-    def __init__(self, library: ctypes.CDLL, packed: _Packed) -> None:
-        self._library = library
+    def __init__(self, packed: _Packed) -> None:
         self._packed = packed
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         rows = torch.empty(len(token_ids), self._packed.num_columns)
-        self._library.gather_rows(self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
+        self._packed.gather(self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
         return rows
 
     def head(self) -> Linear:
-        return _Linear(self._library, [self._packed])
+        return _Linear([self._packed])
 
 
 class _Attention:
@@ -173,13 +219,13 @@ class _NativeOps:
         for run in runs:
             rows = sum(matrix.shape[0] for matrix in run)
             own_bias = None if bias is None else bias[first : first + rows]
-            parts.append(_Packed(self._library, _stack(run), own_bias))
+            parts.append(_pack(self._library, _stack(run), own_bias))
             first += rows
-        return _Linear(self._library, parts)
+        return _Linear(parts)
 
     def pack_embedding(self, matrix: Matrix) -> _Embedding:
         """As the reference; the head shares the embedding's memory."""
-        return _Embedding(self._library, _Packed(self._library, matrix, None))
+        return _Embedding(_pack(self._library, matrix, None))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """As the reference."""
@@ -231,7 +277,15 @@ def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:
     return CacheShapeStruct(FLOAT_FORMATS[value_cache.dtype], num_kv_heads, head_dim, block_size)
 
 
+def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:
+    if isinstance(matrix, Int8Matrix):
+        return _PackedInt8(library, matrix, bias)
+    return _PackedFloats(library, matrix, bias)
+
+
 def _format(matrix: Matrix) -> str | torch.dtype:
+    if isinstance(matrix, Int8Matrix):
+        return "int8"
     return matrix.format if isinstance(matrix, BlockMatrix) else matrix.dtype
 
 
@@ -240,4 +294,6 @@ def _stack(matrices: Sequence[Matrix]) -> Matrix:
     if isinstance(matrices[0], BlockMatrix):
         blocks = torch.cat([matrix.blocks for matrix in matrices if isinstance(matrix, BlockMatrix)])
         return BlockMatrix(matrices[0].format, blocks)
+    if isinstance(matrices[0], Int8Matrix):
+        return stack_int8([matrix for matrix in matrices if isinstance(matrix, Int8Matrix)])
     return torch.cat([matrix for matrix in matrices if isinstance(matrix, Tensor)])

@@ -24,6 +24,17 @@ class MatrixStruct(ctypes.Structure):
     )
 
 
+class Int8MatrixStruct(ctypes.Structure):
+    """`struct Int8Matrix`."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("num_rows", c_int64),
+        ("num_columns", c_int64),
+    )
+
+
 class CacheShapeStruct(ctypes.Structure):
     """`struct CacheShape`."""
 
@@ -48,12 +59,19 @@ class BatchStruct(ctypes.Structure):
 
 
 _POINTER, _COUNT = c_void_p, c_int64
+_RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways")
 _SIGNATURES: Final = {
     "set_num_threads": (_COUNT,),
     "panel_bytes": (_COUNT, _COUNT),
     "pack_matrix": (_COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
     "linear": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),
     "gather_rows": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER),
+    "int8_panel_bytes": (_COUNT,),
+    "pack_int8": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
+    "linear_int8": (POINTER(Int8MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),
+    "gather_rows_int8": (POINTER(Int8MatrixStruct), _POINTER, _COUNT, _POINTER),
+    "num_int8_ways": (),
+    "choose_int8_way": (_COUNT,),
     "rms_norm": (_POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
     "silu_and_mul": (_POINTER, _COUNT, _COUNT, _POINTER),
@@ -78,7 +96,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes = arguments
-        function.restype = c_int64 if name == "panel_bytes" else None
+        function.restype = c_int64 if name in _RETURN_COUNTS else None
     return library
 
 

@@ -5,21 +5,32 @@ It runs on any device and holds no trick.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.arguments import BlockMatrix, Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
+from kernels.arguments import (
+    Embedding,
+    Int8Matrix,
+    Linear,
+    Matrix,
+    PagedAttention,
+    PagedBatch,
+    SamplingTensors,
+)
 
 
 def dequantize(matrix: Matrix) -> Tensor:
-    """The numbers of a matrix, [out_features, in_features]; fp32 if they were in blocks.
+    """The numbers of a matrix, [out_features, in_features]; fp32 unless they are a tensor.
 
     Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c
     """
-    if not isinstance(matrix, BlockMatrix):
+    if isinstance(matrix, Tensor):
         return matrix
+    if isinstance(matrix, Int8Matrix):
+        return rotate_columns(matrix.numbers * matrix.scales[:, None])[:, : matrix.in_features]
     blocks = matrix.blocks
     scale = blocks[..., :2].contiguous().view(torch.float16).float()
     match matrix.format:
@@ -40,6 +51,55 @@ def _nibbles(packed: Tensor) -> Tensor:
     return torch.cat((packed & 15, packed >> 4), dim=-1)
 
 
+ROTATED_COLUMNS: Final = 64
+
+
+def rotate_columns(numbers: Tensor) -> Tensor:
+    """Each 64 columns times the Hadamard matrix of that size; doing it twice multiplies by 64.
+
+    An activation that is many times larger than its neighbours is spread over them, so that one scale fits all.
+
+    Args:
+        numbers: [rows, columns], columns a multiple of 64.
+
+    Source: Ashkboos et al. 2024 (QuaRot), here block by block.
+    """
+    rows, columns = numbers.shape
+    stride = 1
+    while stride < ROTATED_COLUMNS:
+        pairs = numbers.view(rows, -1, 2, stride)
+        first, second = pairs[:, :, 0], pairs[:, :, 1]
+        numbers = torch.stack((first + second, first - second), dim=2).view(rows, columns)
+        stride *= 2
+    return numbers
+
+
+def pad_columns(numbers: Tensor) -> Tensor:
+    """Zeros behind the columns, up to a multiple of 64."""
+    return functional.pad(numbers, (0, -numbers.shape[1] % ROTATED_COLUMNS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Int8Linear:
+    matrix: Int8Matrix
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rounds each row by itself to 255 steps, and sums exactly: every device gives the same bits."""
+        rotated = rotate_columns(pad_columns(x))
+        largest = rotated.abs().amax(1, keepdim=True)
+        # Not `127 / largest`, which PyTorch rounds twice.
+        inverse = torch.where(largest > _LEAST, torch.full_like(largest, 127.0) / largest, 0.0)
+        steps = (rotated * inverse).round()
+        sums = steps.double() @ self.matrix.numbers.double().T
+        y = sums.float() * (largest / 127 * self.matrix.scales)
+        return y if self.bias is None else y + self.bias
+
+
+_LEAST: Final = 1e-36
+"""Rows that have no larger number are taken as zeros."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Linear:
     weight: Tensor
@@ -56,23 +116,34 @@ def pack_linear(matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
         matrices: Each [its own out_features, in_features].
         bias: [the sum of out_features].
     """
+    int8 = [matrix for matrix in matrices if isinstance(matrix, Int8Matrix)]
+    if int8:
+        assert len(int8) == len(matrices), "int8 activations are for all of them or none"
+        return _Int8Linear(stack_int8(int8), bias)
     return _Linear(torch.cat([dequantize(matrix) for matrix in matrices]), bias)
+
+
+def stack_int8(matrices: Sequence[Int8Matrix]) -> Int8Matrix:
+    """Matrices of the same columns as one, row under row."""
+    numbers = torch.cat([matrix.numbers for matrix in matrices])
+    return Int8Matrix(numbers, torch.cat([matrix.scales for matrix in matrices]), matrices[0].in_features)
 
 
 @dataclass(frozen=True, slots=True)
 class _Embedding:
     weight: Tensor
+    matrix: Matrix
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         return self.weight.index_select(0, token_ids)
 
     def head(self) -> Linear:
-        return _Linear(self.weight, None)
+        return pack_linear([self.matrix], None)
 
 
 def pack_embedding(matrix: Matrix) -> Embedding:
     """Prepare a matrix [vocab_size, hidden_size] for reading its rows."""
-    return _Embedding(dequantize(matrix))
+    return _Embedding(dequantize(matrix), matrix)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

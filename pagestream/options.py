@@ -91,6 +91,14 @@ ServedModelName = Annotated[
     ),
 ]
 Dtype = Annotated[str, _flag("dtype", _MODEL, "Type of weights and activations: auto, float32, bfloat16, float16.")]
+Quantization = Annotated[
+    str | None,
+    _flag(
+        "quantization",
+        _MODEL,
+        "Round to fewer bits, on a CPU: int8 (weights and activations), int8-weight-only.",
+    ),
+]
 MaxModelLen = Annotated[
     int | None, _count("max-model-len", _MODEL, "Tokens of a prompt and its output together. Default: the model's.")
 ]

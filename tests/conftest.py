@@ -58,6 +58,7 @@ def load() -> "Callable[..., ModelRunner]":
         defaults: dict[str, object] = {
             "dtype": "auto",
             "kv_cache_dtype": "auto",
+            "quantization": None,
             "block_size": 16,
             "kv_cache_memory_bytes": 64 << 20,
             "gpu_memory_utilization": 0.9,

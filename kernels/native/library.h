@@ -22,6 +22,27 @@ void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_
 void linear(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
 void gather_rows(const Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y);
 
+// Weights in int8 with one scale a row, multiplied by activations that are rounded to int8 on the way, see
+// linear_int8.cpp. panels: of pack_int8; bias as above.
+struct Int8Matrix {
+    const uint8_t* panels;
+    const float* bias;
+    int64_t num_rows, num_columns;
+};
+
+// Columns are padded with zeros to whole blocks of this many, which are rotated together.
+enum : int64_t { kInt8Block = 64 };
+
+int64_t int8_panel_bytes(int64_t num_columns);
+// numbers: [num_rows][padded columns], rotated; scales: [num_rows].
+void pack_int8(const int8_t* numbers, const float* scales, int64_t num_rows, int64_t num_columns, uint8_t* panels);
+void linear_int8(const Int8Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
+void gather_rows_int8(const Int8Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y);
+// Ways to multiply int8 that this machine has, worst first. The best one is used until another is chosen; all give the
+// same bits.
+int64_t num_int8_ways();
+void choose_int8_way(int64_t way);
+
 void rms_norm(const float* x, const float* weight, float eps, int64_t num_tokens, int64_t size, float* y);
 // residual += x, y = norm of the sum.
 void add_rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t num_tokens, int64_t size,

@@ -30,6 +30,7 @@ INLINE uint32_t bits_of(float x) {
 
 INLINE float widen(float x) { return x; }
 INLINE float widen(int8_t x) { return x; }
+INLINE float widen(int32_t x) { return (float)x; }
 INLINE float widen(BFloat x) { return float_of((uint32_t)x.bits << 16); }
 INLINE float widen(Half x) {
 #if defined(__F16C__)

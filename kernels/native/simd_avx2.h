@@ -30,6 +30,10 @@ INLINE Vec load(const int8_t* from) {
     const __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(from + 8)));
     return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
 }
+INLINE Vec load(const int32_t* from) {
+    const __m256i* halves = (const __m256i*)from;
+    return {_mm256_cvtepi32_ps(_mm256_loadu_si256(halves)), _mm256_cvtepi32_ps(_mm256_loadu_si256(halves + 1))};
+}
 INLINE void store(float* to, Vec x) {
     _mm256_storeu_ps(to, x.low);
     _mm256_storeu_ps(to + 8, x.high);
@@ -57,6 +61,16 @@ INLINE __m256 add_to_exponent(__m256 x, __m256 n) {
         _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
 }
 INLINE Vec add_to_exponent(Vec x, Vec n) { return {add_to_exponent(x.low, n.low), add_to_exponent(x.high, n.high)}; }
+
+template <int Stride>
+INLINE __m256 flip(__m256 x) {
+    return Stride == 4 ? _mm256_permute2f128_ps(x, x, 1) : _mm256_permute_ps(x, Stride == 2 ? 0x4E : 0xB1);
+}
+template <int Stride>
+INLINE Vec flip(Vec x) {
+    if constexpr (Stride == 8) return {x.high, x.low};
+    return {flip<Stride>(x.low), flip<Stride>(x.high)};
+}
 
 template <int J>
 INLINE __m256 nibble(__m256i word) {

@@ -23,6 +23,7 @@ INLINE Vec load(const BFloat* from) {
 INLINE Vec load(const int8_t* from) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)))};
 }
+INLINE Vec load(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
 INLINE void store(float* to, Vec x) { _mm512_storeu_ps(to, x.v); }
 
 INLINE Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -40,6 +41,13 @@ INLINE Vec keep_first(int count, Vec x, Vec other) {
 INLINE Vec add_to_exponent(Vec x, Vec n) {
     return {_mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_slli_epi32(_mm512_castps_si512(n.v), 23)))};
+}
+
+template <int Stride>
+INLINE Vec flip(Vec x) {
+    if constexpr (Stride == 8) return {_mm512_shuffle_f32x4(x.v, x.v, 0x4E)};
+    if constexpr (Stride == 4) return {_mm512_shuffle_f32x4(x.v, x.v, 0xB1)};
+    return {_mm512_permute_ps(x.v, Stride == 2 ? 0x4E : 0xB1)};
 }
 
 template <int J>

@@ -63,6 +63,15 @@ INLINE Vec keep_first(int count, Vec x, Vec other) {
 
 INLINE Vec add_to_exponent(Vec x, Vec n) { EACH_PART((Floats)((Ints)x.part[i] + ((Ints)n.part[i] << 23))); }
 
+template <int Stride>
+INLINE Vec flip(Vec x) {
+    if constexpr (Stride >= 4) {
+        EACH_PART(x.part[i ^ (Stride / 4)]);
+    } else {
+        EACH_PART((Floats{x.part[i][Stride], x.part[i][1 ^ Stride], x.part[i][2 ^ Stride], x.part[i][3 ^ Stride]}));
+    }
+}
+
 template <int J>
 INLINE Vec nibble(const uint32_t* words) {
     Ints word[4];

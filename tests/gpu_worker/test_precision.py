@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gpu_worker.precision import Precision
+from gpu_worker.quantization import Quantization
 from kernels.ops import CPU, REFERENCE
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
@@ -64,6 +65,24 @@ def test_ops_of_one_dtype_keep_their_cache_in_it(config: ModelConfig) -> None:
 def test_an_unknown_dtype_of_the_cache_is_refused(config: ModelConfig) -> None:
     with pytest.raises(ConfigurationError, match="--kv-cache-dtype 'fp8' is not served; use auto, float32"):
         Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype="fp8")
+
+
+@pytest.mark.parametrize("name", list(Quantization))
+def test_a_quantization_rounds_from_what_the_dtype_gives(config: ModelConfig, name: str) -> None:
+    found = Precision.choose("auto", config, MIXED, CPU_DEVICE, quantization=name)
+    assert found == Precision("stored", FP32, FP32, Quantization(name))
+    assert f"stored matrices rounded as {name}," in str(found)
+
+
+def test_an_unknown_quantization_is_refused(config: ModelConfig) -> None:
+    with pytest.raises(ConfigurationError, match="--quantization 'awq' is not served; use int8, int8-weight-only"):
+        Precision.choose("auto", config, MIXED, CPU_DEVICE, quantization="awq")
+
+
+@pytest.mark.parametrize("name", list(Quantization))
+def test_ops_of_one_dtype_do_not_quantize(config: ModelConfig, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--quantization {name} needs the native CPU kernels"):
+        Precision.choose("auto", config, CPU, CPU_DEVICE, quantization=name)
 
 
 def test_it_says_what_it_is(config: ModelConfig) -> None:

@@ -1,5 +1,7 @@
 """The native library, in every instruction set this machine has."""
 
+from pathlib import Path
+
 import pytest
 
 from kernels import native
@@ -9,9 +11,14 @@ from shared.demo_model import cache_directory
 
 
 @pytest.fixture(scope="session", params=runnable_variants())
-def ops(request: pytest.FixtureRequest) -> Ops:
+def library_path(request: pytest.FixtureRequest) -> Path:
     try:
         Toolchain.find()
     except NativeBuildError as error:
         pytest.skip(f"no native library: {error}")
-    return native.load(build(cache_directory() / "kernels", request.param))
+    return build(cache_directory() / "kernels", request.param)
+
+
+@pytest.fixture(scope="session")
+def ops(library_path: Path) -> Ops:
+    return native.load(library_path)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.model_runner import ModelRunner
+from gpu_worker.quantization import Quantization
 from gpu_worker.sampler import Sampled, Sampler
 from kernels.native_build import NativeBuildError, Toolchain, runnable_variants
 from pagestream.engine import LocalEngine
@@ -132,6 +133,20 @@ def test_blocks_give_the_bits_of_their_numbers_in_fp32(
     packed, wide = (run(load, demo, at_once=10, dtype=dtype) for dtype in ("auto", "float32"))
     assert packed[0] == wide[0]
     assert_same(packed[1], wide[1])
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_int8_rounds_alike_alone_and_in_chunks(
+    load: Callable[..., ModelRunner],
+    demo: Checkpoint,
+    alone: tuple[list[list[int]], dict[tuple[int, ...], Tensor]],
+    quantization: str,
+) -> None:
+    answers, logits, _ = run(load, demo, at_once=1, quantization=quantization)
+    in_chunks = run(load, demo, at_once=10, quantization=quantization, max_num_batched_tokens=32)
+    assert in_chunks[0] == answers
+    assert_same(in_chunks[1], logits)
+    assert any(not torch.equal(logits[tokens], alone[1][tokens]) for tokens in logits.keys() & alone[1].keys())
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

@@ -1,0 +1,130 @@
+// Ways to sum products of int8 exactly, by the instructions they need; which of them a machine has is found out there.
+//
+// A way has the type its activations are stored as (`Number`), what is added to them (`kOffset`), how many rows it
+// takes at most, how many panels beside so many rows, and
+//
+//     sums<R, P>(weights, x, stride, k_count, ahead, to)
+//
+// which adds the products of R rows of x and P panels to `to` [R][P][16]. weights: for each panel [k / 4][16][4]; ahead:
+// how far away the weights lie that are needed next; k_count: a multiple of kInt8Block. 32 bits hold any sum of up to
+// kMaxInt8Columns products, and where they overflow on the way they wrap back: the order does not matter.
+#pragma once
+#include "library.h"
+#include "simd.h"
+
+namespace pagestream {
+
+constexpr long kMaxInt8Columns = 65536;  // of 255 * 127 each
+
+struct PlainInt8 {
+    using Number = int16_t;
+    static constexpr int kOffset = 0, kMaxRows = 4;
+    static constexpr int panels_of(int) { return 1; }
+
+    static bool is_there() { return true; }
+
+    template <int R, int P>
+    static void sums(const int8_t* const* weights, const Number* x, long stride, long k_count, long, int32_t* to) {
+        for (long k = 0; k < k_count; k += 4)
+            for (int p = 0; p < P; ++p)
+                for (int r = 0; r < R; ++r)
+                    for (int lane = 0; lane < kLanes; ++lane) {
+                        const int8_t* w = weights[p] + k * kLanes + lane * 4;
+                        const Number* from = x + r * stride + k;
+                        to[(r * P + p) * kLanes + lane] +=
+                            from[0] * w[0] + from[1] * w[1] + from[2] * w[2] + from[3] * w[3];
+                    }
+    }
+};
+
+#if defined(__AVX2__)
+
+// Pairs of 16 bits: instructions that take bytes would saturate. A third row's sums would not fit into the registers.
+struct Avx2Int8 {
+    using Number = int16_t;
+    static constexpr int kOffset = 0, kMaxRows = 2;
+    static constexpr int panels_of(int rows) { return rows == 1 ? 2 : 1; }
+
+    static bool is_there() { return true; }
+
+    template <int R, int P>
+    static void sums(const int8_t* const* weights, const Number* x, long stride, long k_count, long ahead,
+                     int32_t* to) {
+        __m256i sum[R][P][4] = {};
+        for (long k = 0; k < k_count; k += 4) {
+            __m256i quad[R];
+#pragma GCC unroll 2
+            for (int r = 0; r < R; ++r) {
+                int64_t four;
+                memcpy(&four, x + r * stride + k, sizeof four);
+                quad[r] = _mm256_set1_epi64x(four);
+            }
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) {
+                const int8_t* w = weights[p] + k * kLanes;
+                __builtin_prefetch(w + ahead, 0, 2);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) {
+                    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)w + i));
+#pragma GCC unroll 2
+                    for (int r = 0; r < R; ++r)
+                        sum[r][p][i] = _mm256_add_epi32(sum[r][p][i], _mm256_madd_epi16(quad[r], wide));
+                }
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int p = 0; p < P; ++p)
+                for (int half = 0; half < 2; ++half) {
+                    __m256i* from = (__m256i*)(to + (r * P + p) * kLanes) + half;
+                    const __m256i pairs = _mm256_hadd_epi32(sum[r][p][2 * half], sum[r][p][2 * half + 1]);
+                    const __m256i whole = _mm256_permute4x64_epi64(pairs, 0xD8);
+                    _mm256_storeu_si256(from, _mm256_add_epi32(_mm256_loadu_si256(from), whole));
+                }
+    }
+};
+
+#endif
+#if defined(__AVX512F__)
+
+// Not among the instructions this file is compiled for, so only what is marked so may use them.
+struct Avx512Vnni {
+    using Number = uint8_t;
+    static constexpr int kOffset = 128, kMaxRows = 12;
+    static constexpr int panels_of(int rows) { return rows <= 6 ? 4 : 2; }
+
+    static bool is_there() { return __builtin_cpu_supports("avx512vnni"); }
+
+    template <int R, int P>
+    __attribute__((target("avx512vnni"))) static void sums(const int8_t* const* weights, const Number* x, long stride,
+                                                           long k_count, long ahead, int32_t* to) {
+        __m512i sum[R][P];
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int p = 0; p < P; ++p) sum[r][p] = _mm512_loadu_si512(to + (r * P + p) * kLanes);
+        for (long k = 0; k < k_count; k += 4) {
+            __m512i w[P];
+#pragma GCC unroll 4
+            for (int p = 0; p < P; ++p) {
+                w[p] = _mm512_loadu_si512(weights[p] + k * kLanes);
+                __builtin_prefetch(weights[p] + k * kLanes + ahead, 0, 2);
+            }
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r) {
+                int32_t four;
+                memcpy(&four, x + r * stride + k, sizeof four);
+                const __m512i quad = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+                for (int p = 0; p < P; ++p) sum[r][p] = _mm512_dpbusd_epi32(sum[r][p], quad, w[p]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int p = 0; p < P; ++p) _mm512_storeu_si512(to + (r * P + p) * kLanes, sum[r][p]);
+    }
+};
+
+#endif
+
+}  // namespace pagestream
