@@ -33,7 +33,7 @@ _FLAGS: Final = (
 )
 
 VARIANTS: Final = {
-    "amx": ("-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"),
+    "amx": ("-march=x86-64-v4", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
     "avx512": ("-march=x86-64-v4",),
     "avx2": ("-march=x86-64-v3",),
     "portable": (),

@@ -9,6 +9,9 @@
 #include <vector>
 
 #include "int8_ways.h"
+#if defined(__AMX_INT8__)
+#include "matrix_unit.h"
+#endif
 #include "rotation.h"
 #include "threads.h"
 #include "tile.h"
@@ -19,6 +22,7 @@ namespace {
 constexpr int kGroup = 4;             // panels that are handed out at once, a multiple of every tile's
 constexpr long kSmallWork = 1 << 18;  // multiplications that are not worth a second thread
 constexpr long kSmallRows = 1 << 14;  // numbers to round that are not
+constexpr long kRowTile = 16;         // rows that memory is there for come in tiles of it
 constexpr float kLeast = 1e-36f;      // below it a row's largest number has no inverse, and the row is zeros
 
 struct PanelHead {
@@ -72,7 +76,8 @@ Rounded<typename Way::Number> round_rows(const float* x, long num_tokens, long n
     thread_local std::vector<Number> numbers;
     thread_local std::vector<float> scales;
     const long stride = padded(num_columns);
-    if ((long)numbers.size() < num_tokens * stride) numbers.resize(num_tokens * stride);
+    const size_t size = (num_tokens + kRowTile - 1) / kRowTile * kRowTile * stride;
+    if (numbers.size() < size) numbers.resize(size);
     if ((long)scales.size() < num_tokens) scales.resize(num_tokens);
     Number* to = numbers.data();
     float* scale = scales.data();
@@ -85,6 +90,19 @@ Rounded<typename Way::Number> round_rows(const float* x, long num_tokens, long n
                                         scale + row);
                  });
     return {to, scale, stride};
+}
+
+// The exact sums of one row and panel, as floats.
+INLINE void put_out(const Int8Matrix& matrix, long panel, const PanelHead& head, const int32_t* sums, float scale,
+                    float* y) {
+    const long first = panel * kLanes;
+    const int wanted = (int)std::min<long>(kLanes, matrix.num_rows - first);
+    Vec out = mul(load(sums), mul(broadcast(scale), load(head.scales)));
+    if (matrix.bias) out = add(out, load(matrix.bias + first));
+    if (wanted == kLanes)
+        store(y + first, out);
+    else
+        store_first(wanted, y + first, out);
 }
 
 template <class Way, int R, int P>
@@ -101,19 +119,9 @@ void multiply(const Int8Matrix& matrix, long panel, const Rounded<typename Way::
             for (int lane = 0; lane < kLanes; ++lane) sums[r][p][lane] = -Way::kOffset * heads[p]->sums[lane];
     }
     Way::template sums<R, P>(weights, x.numbers + row * x.stride, x.stride, x.stride, P * bytes, sums[0][0]);
-    for (int p = 0; p < P; ++p) {
-        const long first = (panel + p) * kLanes;
-        const int wanted = (int)std::min<long>(kLanes, matrix.num_rows - first);
-        for (int r = 0; r < R; ++r) {
-            Vec out = mul(load(sums[r][p]), mul(broadcast(x.scales[row + r]), load(heads[p]->scales)));
-            if (matrix.bias) out = add(out, load(matrix.bias + first));
-            float* to = y + (row + r) * ldy + first;
-            if (wanted == kLanes)
-                store(to, out);
-            else
-                store_first(wanted, to, out);
-        }
-    }
+    for (int r = 0; r < R; ++r)
+        for (int p = 0; p < P; ++p)
+            put_out(matrix, panel + p, *heads[p], sums[r][p], x.scales[row + r], y + (row + r) * ldy);
 }
 
 template <class Way>
@@ -136,7 +144,94 @@ void multiply_all(const Int8Matrix& matrix, const float* x, long num_tokens, flo
     });
 }
 
-// A way over tiles of another kind (matrix units, say) is one more row here.
+#if defined(__AMX_INT8__)
+
+// By the matrix unit: a block of a panel is one of its tiles as it lies in memory.
+struct OnUnit {
+    using Number = uint8_t;
+    static constexpr int kOffset = 128;
+
+    static bool is_there() { return Avx512Vnni::is_there(); }
+};
+static_assert(kRowTile == kUnitRows && kInt8Block * kLanes == sizeof(UnitTile<int8_t>));
+
+// T tiles of rows times two panels; sums start from `starts`.
+template <int T>
+INLINE void multiply_tiles_of_rows(const uint8_t* x, long stride, const int8_t* const (&weights)[2], long ahead,
+                                   const UnitTile<int32_t> (&starts)[2], UnitTile<int32_t> (&sums)[2][2]) {
+    load_tile<sums_register(0, 0)>(&starts[0]);
+    load_tile<sums_register(0, 1)>(&starts[1]);
+    if constexpr (T > 1) {
+        load_tile<sums_register(1, 0)>(&starts[0]);
+        load_tile<sums_register(1, 1)>(&starts[1]);
+    }
+    for (long k = 0; k < stride; k += kInt8Block) {
+        for (const int8_t* panel : weights) fetch<kInt8Block * kLanes>((const uint8_t*)panel + k * kLanes + ahead);
+        load_tile<weights_register(0)>(weights[0] + k * kLanes);
+        load_tile<weights_register(1)>(weights[1] + k * kLanes);
+        load_tile<activations_register(0)>(x + k, stride);
+        multiply_byte_tiles<sums_register(0, 0), activations_register(0), weights_register(0)>();
+        multiply_byte_tiles<sums_register(0, 1), activations_register(0), weights_register(1)>();
+        if constexpr (T > 1) {
+            load_tile<activations_register(1)>(x + kUnitRows * stride + k, stride);
+            multiply_byte_tiles<sums_register(1, 0), activations_register(1), weights_register(0)>();
+            multiply_byte_tiles<sums_register(1, 1), activations_register(1), weights_register(1)>();
+        }
+    }
+    store_tile<sums_register(0, 0)>(&sums[0][0]);
+    store_tile<sums_register(0, 1)>(&sums[0][1]);
+    if constexpr (T > 1) {
+        store_tile<sums_register(1, 0)>(&sums[1][0]);
+        store_tile<sums_register(1, 1)>(&sums[1][1]);
+    }
+}
+
+// Two panels; the second is the first once more where the matrix has no other.
+void multiply_on_unit(const Int8Matrix& matrix, long panel, const Rounded<uint8_t>& x, long num_tokens, float* y,
+                      long ldy) {
+    const long bytes = bytes_of_panel(matrix.num_columns);
+    const int num_panels = (panel + 1) * kLanes < matrix.num_rows ? 2 : 1;
+    const PanelHead* const heads[2] = {(const PanelHead*)(matrix.panels + panel * bytes),
+                                       (const PanelHead*)(matrix.panels + (panel + num_panels - 1) * bytes)};
+    const int8_t* const weights[2] = {(const int8_t*)(heads[0] + 1), (const int8_t*)(heads[1] + 1)};
+    UnitTile<int32_t> starts[2], sums[2][2];
+    for (int p = 0; p < 2; ++p)
+        for (auto& row : starts[p].rows)
+            for (int lane = 0; lane < kLanes; ++lane) row[lane] = -OnUnit::kOffset * heads[p]->sums[lane];
+    for (long row = 0; row < num_tokens; row += 2 * kUnitRows) {
+        const uint8_t* from = x.numbers + row * x.stride;
+        const long rows = std::min<long>(2 * kUnitRows, num_tokens - row);
+        if (rows > kUnitRows)
+            multiply_tiles_of_rows<2>(from, x.stride, weights, 2 * bytes, starts, sums);
+        else
+            multiply_tiles_of_rows<1>(from, x.stride, weights, 2 * bytes, starts, sums);
+        for (long r = 0; r < rows; ++r)
+            for (int p = 0; p < num_panels; ++p)
+                put_out(matrix, panel + p, *heads[p], sums[r / kUnitRows][p].rows[r % kUnitRows], x.scales[row + r],
+                        y + (row + r) * ldy);
+    }
+}
+
+// For few rows the unit spends more on loading weights than vectors on multiplying; the bits are the same.
+constexpr long kVectorRows = 8;
+
+template <>
+void multiply_all<OnUnit>(const Int8Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    if (num_tokens <= kVectorRows) return multiply_all<Avx512Vnni>(matrix, x, num_tokens, y, ldy);
+    const auto rounded = round_rows<OnUnit>(x, num_tokens, matrix.num_columns);
+    const long num_groups = (matrix.num_rows + 2 * kLanes - 1) / (2 * kLanes);
+    const bool is_small = num_tokens * matrix.num_rows * rounded.stride < kSmallWork;
+    parallel_for(num_groups, kGroup, is_small, [&](long begin, long end) {
+        Unit unit;
+        unit.set_height((int)std::min<long>(num_tokens, kUnitRows));
+        for (long group = begin; group < end; ++group)
+            multiply_on_unit(matrix, 2 * group, rounded, num_tokens, y, ldy);
+    });
+}
+
+#endif
+
+// What multiplies a matrix, and where it is there.
 struct WayOfThisBuild {
     bool (*is_there)();
     void (*multiply_all)(const Int8Matrix& matrix, const float* x, long num_tokens, float* y, long ldy);
@@ -148,6 +243,9 @@ constexpr WayOfThisBuild kWays[] = {
 #endif
 #if defined(__AVX512F__)
     {Avx512Vnni::is_there, multiply_all<Avx512Vnni>},
+#endif
+#if defined(__AMX_INT8__)
+    {OnUnit::is_there, multiply_all<OnUnit>},
 #endif
 };
 

@@ -51,6 +51,12 @@ INLINE void multiply_tiles() {
     asm volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" : : "i"(kWeights), "i"(kActivations), "i"(kSums));
 }
 
+// The same for unsigned bytes of activations, signed ones of weights and sums of 32 bits.
+template <int kSums, int kActivations, int kWeights>
+INLINE void multiply_byte_tiles() {
+    asm volatile("tdpbusd %%tmm%c0, %%tmm%c1, %%tmm%c2" : : "i"(kWeights), "i"(kActivations), "i"(kSums));
+}
+
 // The unit of the calling thread, set up for tiles with some rows of activations while this lives. Subnormal numbers are
 // zeros meanwhile, as the unit has it, so that a sum has the same bits wherever it is made.
 class Unit {
