@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from kernels.cache_rows import row_size
 from kernels.ops import Ops
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
@@ -84,7 +85,7 @@ class KVCache:
         self, config: ModelConfig, geometry: CacheGeometry, ops: Ops, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         keys, values = ops.cache_shapes(
-            geometry.num_blocks, geometry.block_size, config.num_key_value_heads, config.head_dim
+            geometry.num_blocks, geometry.block_size, config.num_key_value_heads, row_size(config.head_dim, dtype)
         )
         # Not zeroed: no op reads a slot that nobody wrote, and touching 4 GiB takes 7 s of the start (2 cores).
         self._layers = [
@@ -104,8 +105,9 @@ class KVCache:
 
 
 def bytes_per_block(config: ModelConfig, *, block_size: int, dtype: torch.dtype) -> int:
-    """Memory of one block in all layers."""
-    return 2 * config.num_hidden_layers * block_size * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    """Memory of one block in all layers, the scales of int8 included."""
+    row_bytes = row_size(config.head_dim, dtype) * dtype.itemsize
+    return 2 * config.num_hidden_layers * block_size * config.num_key_value_heads * row_bytes
 
 
 def cache_memory_bytes(

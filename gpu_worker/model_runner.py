@@ -63,7 +63,7 @@ class ModelRunner:
         Args:
             checkpoint: What to load.
             dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
-            kv_cache_dtype: "auto", "fp32", "bf16" or "fp16"; see `Precision.choose`.
+            kv_cache_dtype: "auto", "fp32", "bf16", "fp16" or "int8"; see `Precision.choose`.
             quantization: A name of `Quantization`, or None.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.

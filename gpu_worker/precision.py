@@ -12,7 +12,9 @@ from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CACHE_DTYPES: Final = _DTYPES | {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CACHE_DTYPES: Final = (
+    _DTYPES | {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16} | {"int8": torch.int8}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from kernels import cpu_sampling, matrix_unit
 from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch
+from kernels.cache_rows import row_size
 from kernels.native_library import (
     BLOCK_FORMATS,
+    CACHE_FORMATS,
     FLOAT_FORMATS,
     BatchStruct,
     CacheShapeStruct,
@@ -273,8 +275,9 @@ class _NativeOps:
 
 
 def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:
-    _, num_kv_heads, block_size, head_dim = value_cache.shape
-    return CacheShapeStruct(FLOAT_FORMATS[value_cache.dtype], num_kv_heads, head_dim, block_size)
+    _, num_kv_heads, block_size, size = value_cache.shape
+    head_dim = size - row_size(0, value_cache.dtype)
+    return CacheShapeStruct(CACHE_FORMATS[value_cache.dtype], num_kv_heads, head_dim, block_size)
 
 
 def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:

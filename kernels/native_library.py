@@ -10,6 +10,7 @@ from torch import Tensor
 
 FLOAT_FORMATS: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+CACHE_FORMATS: Final = FLOAT_FORMATS | {torch.int8: 6}
 
 
 class MatrixStruct(ctypes.Structure):

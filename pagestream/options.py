@@ -126,7 +126,7 @@ KvCacheMemoryBytes = Annotated[
     int | None, _count("kv-cache-memory-bytes", _ENGINE, "Size of the KV cache, such as 2G. Default: by what is free.")
 ]
 KvCacheDtype = Annotated[
-    str, _flag("kv-cache-dtype", _ENGINE, "Type of keys and values: auto (as --dtype says), fp32, fp16, bf16.")
+    str, _flag("kv-cache-dtype", _ENGINE, "Type of keys and values: auto (as --dtype says), fp32, fp16, bf16, int8.")
 ]
 EnablePrefixCaching = Annotated[
     bool, _flag("enable-prefix-caching", _ENGINE, "Compute a prefix that requests share only once.", switch=True)

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cache.h"
 #include "library.h"
 #include "threads.h"
 #include "tile.h"
@@ -100,10 +101,10 @@ class PagedAttention {
     // The block of keys or values that holds a position of the context.
     const T* block_of(const T* cache, const Item& item, long position) const {
         const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / shape_.block_size];
-        return cache + (block * shape_.num_kv_heads + item.kv_head) * shape_.head_dim * shape_.block_size;
+        return cache + (block * shape_.num_kv_heads + item.kv_head) * row_size<T>(shape_.head_dim) * shape_.block_size;
     }
 
-    // scores[row][t] = query[row] . key[first + t], by panels of sixteen keys.
+    // scores[row][t] = query[row] . key[first + t], by panels of sixteen keys. A key's scale comes last.
     void score(const Item& item, long first, long count, Workspace& space) const {
         const T* keys[kPanels];
         const long num_panels = (count + kLanes - 1) / kLanes;
@@ -119,6 +120,34 @@ class PagedAttention {
                                              space.scores.data() + row * kTile + panel * kLanes, kTile);
             });
         });
+        if constexpr (kHasScales<T>) {
+            for (long panel = 0; panel < num_panels; ++panel) {
+                const long position = first + panel * kLanes;
+                const T* block = block_of(keys_, item, position) + shape_.head_dim * shape_.block_size;
+                const Vec scales = load((const float*)block + position % shape_.block_size);
+                scale_scores(item, panel, scales, space);
+            }
+        }
+    }
+
+    static void scale_scores(const Item& item, long panel, Vec scales, Workspace& space) {
+        for (long row = 0; row < item.num_rows; ++row) {
+            float* scores = space.scores.data() + row * kTile + panel * kLanes;
+            store(scores, mul(load(scores), scales));
+        }
+    }
+
+    // Weights take on the scales of the values that they are for.
+    void scale_weights(const Item& item, long first, long count, Workspace& space) const {
+        const long row = row_size<T>(shape_.head_dim);
+        float scales[kTile] = {};
+        for (long t = 0; t < count; ++t) {
+            const long position = first + t;
+            const T* slot = block_of(values_, item, position) + position % shape_.block_size * row;
+            memcpy(scales + t, slot + shape_.head_dim, sizeof(float));
+        }
+        for (long panel = 0; panel * kLanes < count; ++panel)
+            scale_scores(item, panel, load(scales + panel * kLanes), space);
     }
 
     // Scores become weights under the running maximum; what was summed under the old one is scaled down to it.
@@ -157,7 +186,8 @@ class PagedAttention {
 
     // sums[row] += scores[row][t] * value[first + t].
     void add_values(const Item& item, long first, long count, Workspace& space) const {
-        const long dim = shape_.head_dim;
+        const long dim = shape_.head_dim, stride = row_size<T>(dim);
+        if constexpr (kHasScales<T>) scale_weights(item, first, count, space);
         for_row_tiles<kMaxRows>(item.num_rows, [&](auto height, long row) {
             for_panels<height>(dim / kLanes, [&](auto width, long panel) {
                 float* sums = space.sums.data() + row * dim + panel * kLanes;
@@ -166,8 +196,8 @@ class PagedAttention {
                     const T* block = block_of(values_, item, position);
                     const T* values[width];
                     for (int p = 0; p < width; ++p)
-                        values[p] = block + position % shape_.block_size * dim + (panel + p) * kLanes;
-                    multiply_tile<height, width>(space.scores.data() + row * kTile + t, kTile, values, dim,
+                        values[p] = block + position % shape_.block_size * stride + (panel + p) * kLanes;
+                    multiply_tile<height, width>(space.scores.data() + row * kTile + t, kTile, values, stride,
                                                  std::min<long>(kLanes, count - t), sums, dim);
                 }
             });
@@ -203,6 +233,7 @@ void paged_attention(const Batch* batch, const float* query, int64_t num_heads, 
     switch (shape->format) {
         case kFloat32: return run(float());
         case kFloat16: return run(Half());
+        case kInt8: return run(int8_t());
         default: return run(BFloat());
     }
 }

@@ -1,6 +1,8 @@
 // RMSNorm, rotary positions with the write to the cache, SwiGLU. Rows are independent of each other.
 #include <cmath>
+#include <vector>
 
+#include "cache.h"
 #include "library.h"
 #include "simd.h"
 #include "threads.h"
@@ -63,14 +65,17 @@ void rotate_and_write_token(const float* heads, const float* cos, const float* s
     const int64_t block = slot / size, offset = slot % size;
     for (int64_t head = 0; head < num_heads; ++head)
         rotate_head(heads + head * dim, cos, sin, dim / 2, [&](int64_t i, float x) { query[head * dim + i] = x; });
+    static thread_local std::vector<float> rotated;
+    rotated.resize(dim);
     for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
         const float* key = heads + (num_heads + head) * dim;
         const float* value = key + cache.num_kv_heads * dim;
-        const int64_t place = (block * cache.num_kv_heads + head) * dim * size;
-        T* key_slot = (T*)keys + place + offset;
-        T* value_slot = (T*)values + place + offset * dim;
-        rotate_head(key, cos, sin, dim / 2, [&](int64_t i, float x) { narrow(x, key_slot[i * size]); });
-        for (int64_t i = 0; i < dim; ++i) narrow(value[i], value_slot[i]);
+        const int64_t row = row_size<T>(dim), place = (block * cache.num_kv_heads + head) * row * size;
+        T* key_block = (T*)keys + place;
+        T* value_slot = (T*)values + place + offset * row;
+        rotate_head(key, cos, sin, dim / 2, [&](int64_t i, float x) { rotated[i] = x; });
+        write_row(rotated.data(), dim, key_block + offset, size, (float*)(key_block + dim * size) + offset);
+        write_row(value, dim, value_slot, 1, value_slot + dim);
     }
 }
 
@@ -108,6 +113,7 @@ void rotate_and_write(const float* qkv, const float* cos, const float* sin, cons
     const int64_t dim = shape->head_dim, width = (num_heads + 2 * shape->num_kv_heads) * dim;
     const auto token_by = shape->format == kFloat32   ? rotate_and_write_token<float>
                           : shape->format == kFloat16 ? rotate_and_write_token<Half>
+                          : shape->format == kInt8    ? rotate_and_write_token<int8_t>
                                                       : rotate_and_write_token<BFloat>;
     for_rows(num_tokens, width, [&](int64_t token) {
         token_by(qkv + token * width, cos + token * dim / 2, sin + token * dim / 2, slots[token], num_heads, *shape,

@@ -5,7 +5,7 @@
 
 extern "C" {
 
-enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0 };
+enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0, kInt8 };
 
 // Threads of every function below, the caller included; 1 until this is called.
 void set_num_threads(int64_t count);
@@ -51,7 +51,7 @@ void add_rms_norm(const float* x, float* residual, const float* weight, float ep
 void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y);
 
 // keys: [num_blocks][num_kv_heads][head_dim][block_size], values: [num_blocks][num_kv_heads][block_size][head_dim],
-// both in `format`, one of the first three.
+// both in `format`, one of the first three or kInt8, whose rows are four bytes longer than head_dim (cache.h).
 
 struct CacheShape {
     int64_t format, num_kv_heads, head_dim, block_size;

@@ -35,6 +35,8 @@ def fit(config: ModelConfig, memory_bytes: int, max_model_len: int | None) -> Ca
 def test_a_block_has_keys_and_values_of_every_layer(config: ModelConfig) -> None:
     assert bytes_per_block(config, block_size=16, dtype=torch.float32) == BLOCK_BYTES
     assert bytes_per_block(config, block_size=16, dtype=torch.bfloat16) == BLOCK_BYTES // 2
+    num_rows = BLOCK_BYTES // (8 * 4)
+    assert bytes_per_block(config, block_size=16, dtype=torch.int8) == num_rows * (8 + 4)
 
 
 def test_memory_becomes_whole_blocks(config: ModelConfig) -> None:

@@ -50,7 +50,9 @@ def test_an_unknown_dtype_is_refused(config: ModelConfig) -> None:
         Precision.choose("int3", config, CPU, CPU_DEVICE)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("fp32", FP32), ("bf16", BF16), ("float16", torch.float16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", FP32), ("bf16", BF16), ("float16", torch.float16), ("int8", torch.int8)]
+)
 def test_a_cache_may_have_a_dtype_of_its_own(config: ModelConfig, name: str, dtype: torch.dtype) -> None:
     found = Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype=name)
     assert found == Precision("stored", FP32, dtype)

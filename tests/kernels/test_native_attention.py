@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.arguments import PagedBatch
+from kernels.cache_rows import row_size
 from kernels.ops import REFERENCE, Ops
 
 LENGTHS = [(1, 1), (1, 15), (1, 16), (1, 17), (5, 5), (33, 33), (3, 70), (1, 300), (16, 129), (40, 170), (130, 130)]
@@ -15,7 +16,7 @@ LENGTHS = [(1, 1), (1, 15), (1, 16), (1, 17), (5, 5), (33, 33), (3, 70), (1, 300
 
 @dataclass
 class Caches:
-    """The same keys and values in the layout of the ops under test and of the reference; the rest is NaN."""
+    """The same keys and values in the layout of the ops under test and, as fp32, of the reference; the rest is NaN."""
 
     own: tuple[Tensor, Tensor]
     plain: tuple[Tensor, Tensor]
@@ -23,15 +24,28 @@ class Caches:
     tables: Tensor
 
 
+def unwritten(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """NaN; for int8 every scale is, whose four bytes are 255."""
+    return torch.full(shape, -1 if dtype == torch.int8 else float("nan"), dtype=dtype)
+
+
+def stored(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a cache of this dtype makes of rows [..., head_dim], as fp32."""
+    if dtype != torch.int8:
+        return rows.to(dtype).float()
+    scale = rows.abs().amax(-1, keepdim=True) / 127
+    return (rows / scale).round().clamp(-127, 127) * scale
+
+
 def fill(ops: Ops, contexts: list[int], *, heads: int, head_dim: int, block_size: int, dtype: torch.dtype) -> Caches:
     """Write each sequence's context to scattered blocks."""
     counts = [-(-context // block_size) for context in contexts]
     order = torch.randperm(sum(counts) + 3)
     tables = torch.full((len(contexts), max(counts) + 1), int(order[-1]), dtype=torch.int32)
-    own, plain = (
-        tuple(torch.full(shape, float("nan"), dtype=dtype) for shape in shaped(len(order), block_size, heads, head_dim))
-        for shaped in (ops.cache_shapes, REFERENCE.cache_shapes)
-    )
+    own = [
+        unwritten(shape, dtype) for shape in ops.cache_shapes(len(order), block_size, heads, row_size(head_dim, dtype))
+    ]
+    plain = [torch.full(s, float("nan")) for s in REFERENCE.cache_shapes(len(order), block_size, heads, head_dim)]
     slots = []
     for row, (blocks, context) in enumerate(zip(order[: sum(counts)].split(counts), contexts, strict=True)):
         tables[row, : len(blocks)] = blocks
@@ -40,7 +54,7 @@ def fill(ops: Ops, contexts: list[int], *, heads: int, head_dim: int, block_size
         still = torch.ones(context, head_dim // 2), torch.zeros(context, head_dim // 2)
         ops.rotate_and_write(qkv, *still, *own, slots[-1])
         for cache, numbers in zip(plain, qkv[:, 1:].split(heads, dim=1), strict=True):
-            cache.flatten(0, 1)[slots[-1]] = numbers.to(dtype)
+            cache.flatten(0, 1)[slots[-1]] = stored(numbers, dtype)
     return Caches((own[0], own[1]), (plain[0], plain[1]), slots, tables)
 
 
@@ -53,7 +67,7 @@ def batch_of(caches: Caches, block_size: int, members: list[tuple[int, int, int]
 
 @pytest.mark.parametrize("heads", [(9, 3), (4, 1), (7, 1), (2, 2), (60, 1)], ids=str)
 @pytest.mark.parametrize("sizes", [(16, 16), (64, 16), (48, 32), (128, 16)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8], ids=str)
 def test_it_agrees_with_the_reference_on_the_same_numbers(
     ops: Ops, heads: tuple[int, int], sizes: tuple[int, int], dtype: torch.dtype
 ) -> None:
@@ -70,7 +84,7 @@ def test_it_agrees_with_the_reference_on_the_same_numbers(
 
 
 @pytest.mark.parametrize("heads", [(9, 3), (8, 2), (2, 2)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_a_tokens_bits_do_not_depend_on_batch_chunk_blocks_or_threads(
     ops: Ops, heads: tuple[int, int], dtype: torch.dtype
 ) -> None:

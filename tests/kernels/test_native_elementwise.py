@@ -61,3 +61,26 @@ def test_narrow_numbers_are_rounded_as_pytorch_rounds(ops: Ops, dtype: torch.dty
     ops.rotate_and_write(qkv, torch.ones(64, 64), torch.zeros(64, 64), keys, values, torch.arange(64))
     assert torch.equal(values.view(64, 128), rows.to(dtype))
     assert torch.equal(keys.transpose(-1, -2).reshape(64, 128), rows.to(dtype))
+
+
+def test_int8_is_rounded_to_nearest_even_with_one_scale_a_row(ops: Ops) -> None:
+    rows = torch.cat((torch.randn(60, 128), torch.arange(128.0)[None] / 2, torch.zeros(1, 128), torch.randn(2, 128)))
+    rows[60, 0], rows[62, 5], rows[63, 7] = -127.0, float("nan"), float("inf")
+    keys, values = (torch.zeros(shape, dtype=torch.int8) for shape in ops.cache_shapes(4, 16, 1, 128 + 4))
+    ops.rotate_and_write(
+        torch.stack((rows,) * 3, dim=1), torch.ones(64, 64), torch.zeros(64, 64), keys, values, torch.arange(64)
+    )
+    scales = rows.abs().amax(-1, keepdim=True) / 127
+    quants = (rows[:61] / scales[:61]).round().to(torch.int8)
+    assert quants[60, :6].tolist() == [-127, 0, 1, 2, 2, 2]
+    by_values = values.view(64, 132)
+    by_keys = keys.view(4, 132, 16)
+    key_scales = by_keys[:, 128:].reshape(4, 64).contiguous().view(torch.float32).flatten()
+    for found, found_scales in (
+        (by_values[:, :128], by_values[:, 128:].contiguous().view(torch.float32).flatten()),
+        (by_keys[:, :128].transpose(-1, -2).reshape(64, 128), key_scales),
+    ):
+        assert torch.equal(found[:61], quants)
+        assert not found[61].any()
+        assert torch.equal(found_scales[:62], scales[:62, 0])
+        assert found_scales[62:].isnan().all()
