@@ -47,6 +47,12 @@ class BatchStruct(ctypes.Structure):
     )
 
 
+class SamplingStruct(ctypes.Structure):
+    """`struct Sampling`."""
+
+    _fields_ = tuple((name, c_void_p) for name in ("temperature", "top_k", "top_p", "min_p", "uniforms"))
+
+
 _POINTER, _COUNT = c_void_p, c_int64
 _SIGNATURES: Final = {
     "set_num_threads": (_COUNT,),
@@ -65,6 +71,8 @@ _SIGNATURES: Final = {
         *(POINTER(BatchStruct), _POINTER, _COUNT),
         *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _POINTER),
     ),
+    "argmax": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
+    "sample": (_POINTER, _COUNT, _COUNT, POINTER(SamplingStruct), _POINTER),
 }
 
 
