@@ -46,14 +46,14 @@ class Sampler:
                 self._penalize(logits[row], slot, params)
             if self._state.num_output_tokens(slot) < params.min_tokens:
                 logits[row, list(params.stop_token_ids)] = float("-inf")
-        tokens = logits.argmax(-1)
-        is_valid = logits.gather(1, tokens[:, None]).squeeze(1).isfinite()
+        tokens, is_finite = self._ops.argmax(logits)
+        is_valid: list[bool] = is_finite.tolist()
         random = [row for row, params in enumerate(sampling) if not params.is_greedy and is_valid[row]]
         if random:
             rows = torch.tensor(random, device=logits.device)
             how = self._sampling_tensors([sampling[row] for row in random], slots[random], logits.device)
             tokens[rows] = self._ops.sample(logits if len(random) == len(sampling) else logits[rows], how)
-        return Sampled(tokens.tolist(), is_valid.tolist())
+        return Sampled(tokens.tolist(), is_valid)
 
     def _penalize(self, logits: Tensor, slot: int, params: SamplingParams) -> None:
         """Apply one row's penalties in place: repetition, then frequency and presence."""

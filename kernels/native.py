@@ -11,8 +11,8 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from kernels import cpu_sampling, matrix_unit
-from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch
+from kernels import matrix_unit
+from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 from kernels.cache_rows import row_size
 from kernels.native_library import (
     BLOCK_FORMATS,
@@ -22,6 +22,7 @@ from kernels.native_library import (
     CacheShapeStruct,
     Int8MatrixStruct,
     MatrixStruct,
+    SamplingStruct,
     address,
     open_library,
 )
@@ -29,6 +30,7 @@ from kernels.ops import Ops
 from kernels.reference import stack_int8
 
 _PANEL_ROWS: Final = 16
+_MAX_VOCABULARY: Final = 1 << 20
 KEY_TILE: Final = 16
 """A block's tokens and a head's dimensions must be multiples of it."""
 
@@ -58,7 +60,8 @@ def load(path: Path) -> Ops:
         rotate_and_write=ops.rotate_and_write,
         silu_and_mul=ops.silu_and_mul,
         plan_attention=ops.plan_attention,
-        sample=cpu_sampling.sample,
+        argmax=ops.argmax,
+        sample=ops.sample,
         cache_shapes=cache_shapes,
     )
 
@@ -272,6 +275,27 @@ class _NativeOps:
         """As the reference. Also the moment, once a step, to follow PyTorch in its number of threads."""
         self._library.set_num_threads(torch.get_num_threads())
         return _Attention(self._library, batch)
+
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """As the reference."""
+        tokens, is_finite = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits), dtype=torch.bool)
+        self._library.argmax(address(logits), *logits.shape, tokens.data_ptr(), is_finite.data_ptr())
+        return tokens, is_finite
+
+    def sample(self, logits: Tensor, how: SamplingTensors) -> Tensor:
+        """As the reference, without sorting.
+
+        The parts it is made of, exponents and sums in float64, are rounded by other steps than PyTorch's. So a token
+        differs from the reference's where a weight or a sum lies within some last bits of the limit it is held against.
+        """
+        num_rows, vocab_size = logits.shape
+        assert vocab_size <= _MAX_VOCABULARY, vocab_size
+        tokens = torch.empty(num_rows, dtype=torch.int64)
+        columns = (how.temperature, how.top_k, how.top_p, how.min_p, how.uniforms)
+        self._library.sample(
+            address(logits), num_rows, vocab_size, SamplingStruct(*map(address, columns)), tokens.data_ptr()
+        )
+        return tokens
 
 
 def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:

@@ -59,6 +59,12 @@ class BatchStruct(ctypes.Structure):
     )
 
 
+class SamplingStruct(ctypes.Structure):
+    """`struct Sampling`."""
+
+    _fields_ = tuple((name, c_void_p) for name in ("temperature", "top_k", "top_p", "min_p", "uniforms"))
+
+
 _POINTER, _COUNT = c_void_p, c_int64
 _RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways")
 _SIGNATURES: Final = {
@@ -84,6 +90,8 @@ _SIGNATURES: Final = {
         *(POINTER(BatchStruct), _POINTER, _COUNT),
         *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _POINTER),
     ),
+    "argmax": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
+    "sample": (_POINTER, _COUNT, _COUNT, POINTER(SamplingStruct), _POINTER),
 }
 
 

@@ -30,6 +30,7 @@ class Ops:
     rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     silu_and_mul: Callable[[Tensor], Tensor]
     plan_attention: Callable[[PagedBatch], PagedAttention]
+    argmax: Callable[[Tensor], tuple[Tensor, Tensor]]
     sample: Callable[[Tensor, SamplingTensors], Tensor]
     cache_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -44,6 +45,7 @@ REFERENCE: Final = Ops(
     rotate_and_write=reference.rotate_and_write,
     silu_and_mul=reference.silu_and_mul,
     plan_attention=reference.plan_attention,
+    argmax=reference.argmax,
     sample=reference.sample,
     cache_shapes=reference.cache_shapes,
 )
@@ -58,6 +60,7 @@ CPU: Final = Ops(
     rotate_and_write=cpu.rotate_and_write,
     silu_and_mul=cpu.silu_and_mul,
     plan_attention=cpu_attention.plan_attention,
+    argmax=reference.argmax,
     sample=cpu_sampling.sample,
     cache_shapes=reference.cache_shapes,
 )

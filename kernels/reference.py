@@ -260,6 +260,20 @@ def plan_attention(batch: PagedBatch) -> PagedAttention:
     return _PagedAttention(batch)
 
 
+def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token of each row, the first among equals, and whether there is one.
+
+    Args:
+        logits: [num_rows, vocab_size] float32.
+
+    Returns:
+        Tokens, [num_rows] int64, of no meaning where the other one, [num_rows] bool, is False: the row holds NaN or
+        infinity, or nothing but negative infinity.
+    """
+    tokens = logits.argmax(-1)
+    return tokens, logits.gather(1, tokens[:, None]).squeeze(1).isfinite()
+
+
 def sample(logits: Tensor, how: SamplingTensors) -> Tensor:
     """Choose a token for each row: a function of the row's logits, parameters and random number alone.
 

@@ -70,4 +70,19 @@ struct Batch {
 
 void paged_attention(const Batch* batch, const float* query, int64_t num_heads, const CacheShape* shape,
                      const void* keys, const void* values, float scale, float* y);
+
+// The first of the largest logits [num_rows][vocab_size], 0 where they hold NaN or infinity, or nothing but -infinity.
+void argmax(const float* logits, int64_t num_rows, int64_t vocab_size, int64_t* tokens, bool* is_finite);
+
+// One of each for a row; see SamplingTensors in kernels/arguments.py.
+struct Sampling {
+    const float* temperature;
+    const int64_t* top_k;
+    const double* top_p;
+    const float* min_p;
+    const double* uniforms;
+};
+
+// vocab_size: at most 2**20.
+void sample(const float* logits, int64_t num_rows, int64_t vocab_size, const Sampling* how, int64_t* tokens);
 }

@@ -2,6 +2,7 @@
 //
 // Each simd_*.h defines `Vec` and the same functions on it. max and min return their second argument where one is NaN.
 // keep_first(n, x, other): the first n lanes of x, the rest of other.
+// keep_at_least(x, least): the lanes of x that are at least `least`, 0 in place of the rest and of NaN.
 // add_to_exponent(x, n): x * 2**m, where n is m + 1.5 * 2**23 and so has m in its low bits.
 // flip<S>(x): lane i is lane i xor S of x, for S = 1, 2, 4, 8.
 // nibble<J>(words): bits 4 J to 4 J + 3 of sixteen words as 16**J times their value, the value itself for J = 7.

@@ -56,6 +56,11 @@ INLINE Vec keep_first(int count, Vec x, Vec other) {
     return {_mm256_blendv_ps(other.low, x.low, low), _mm256_blendv_ps(other.high, x.high, high)};
 }
 
+INLINE Vec keep_at_least(Vec x, Vec least) {
+    return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, least.low, _CMP_GE_OQ)),
+            _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, least.high, _CMP_GE_OQ))};
+}
+
 INLINE __m256 add_to_exponent(__m256 x, __m256 n) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));

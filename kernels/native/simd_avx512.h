@@ -38,6 +38,10 @@ INLINE Vec keep_first(int count, Vec x, Vec other) {
     return {_mm512_mask_blend_ps((__mmask16)((1u << count) - 1), other.v, x.v)};
 }
 
+INLINE Vec keep_at_least(Vec x, Vec least) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, least.v, _CMP_GE_OQ), x.v)};
+}
+
 INLINE Vec add_to_exponent(Vec x, Vec n) {
     return {_mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_slli_epi32(_mm512_castps_si512(n.v), 23)))};

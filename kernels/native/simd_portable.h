@@ -61,6 +61,8 @@ INLINE Vec keep_first(int count, Vec x, Vec other) {
     EACH_PART((Ints{4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3} < count) ? x.part[i] : other.part[i]);
 }
 
+INLINE Vec keep_at_least(Vec x, Vec least) { EACH_PART((Floats)((Ints)x.part[i] & (x.part[i] >= least.part[i]))); }
+
 INLINE Vec add_to_exponent(Vec x, Vec n) { EACH_PART((Floats)((Ints)x.part[i] + ((Ints)n.part[i] << 23))); }
 
 template <int Stride>
