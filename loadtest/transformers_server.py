@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 
 import msgspec
@@ -17,6 +18,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from transformers import PreTrainedModel
 
 from gateway.choice_text import ChoiceText, TextDelta
 from gateway.errors import install_error_handlers
@@ -28,7 +30,7 @@ from gateway.tokenizer import Tokenizer
 from gateway.tokenizer_loading import load_tokenizer
 from loadtest.static_batch import StaticBatcher, StaticRequest
 from loadtest.transformers_peer import load_in_transformers
-from shared.checkpoint import resolve
+from shared.checkpoint import Checkpoint, resolve
 from shared.demo_model import DEMO
 from shared.errors import InvalidRequestError, ModelNotFoundError, PagestreamError
 from shared.model_config import ModelConfig
@@ -148,27 +150,37 @@ def main() -> int:
     parser.add_argument("--gather-ms", type=float, default=20.0, help="how long the first request waits for others")
     parser.add_argument("--num-threads", type=int, help="threads that compute; default: all processors")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.num_threads or len(os.sched_getaffinity(0)))
     try:
         checkpoint = resolve(arguments.model)
         config = ModelConfig.from_checkpoint(checkpoint)
         tokenizer = load_tokenizer(checkpoint, config)
-        model = load_in_transformers(checkpoint)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            model = thread.submit(_load, checkpoint, arguments.num_threads).result()
+            gather_s = arguments.gather_ms / 1e3
+            batcher = StaticBatcher(model, thread, max_batch_size=arguments.max_batch_size, gather_s=gather_s)
+            max_model_len = min(arguments.max_model_len or config.max_context, config.max_context)
+            name = arguments.served_model_name or arguments.model
+            _serve(create_app(name, max_model_len, tokenizer, batcher), arguments.host, arguments.port)
     except PagestreamError as error:
         print(f"transformers_server: error: {error}", file=sys.stderr)
         return 1
-    batcher = StaticBatcher(model, max_batch_size=arguments.max_batch_size, gather_s=arguments.gather_ms / 1e3)
-    max_model_len = min(arguments.max_model_len or config.max_context, config.max_context)
-    app = create_app(arguments.served_model_name or arguments.model, max_model_len, tokenizer, batcher)
+    return 0
+
+
+def _load(checkpoint: Checkpoint, num_threads: int | None) -> PreTrainedModel:
+    torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
+    return load_in_transformers(checkpoint)
+
+
+def _serve(app: FastAPI, host: str, port: int) -> None:
     uvicorn.run(
         app,
-        host=arguments.host,
-        port=arguments.port,
+        host=host,
+        port=port,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
     )
-    return 0
 
 
 if __name__ == "__main__":
