@@ -16,6 +16,7 @@ from loadtest.conversation import Conversation, num_requests
 from loadtest.datasets import make_conversations, warmup_prompts
 from loadtest.load_generator import LoadGenerator
 from loadtest.measurement import Measurement, measure
+from loadtest.plot import Plot
 from loadtest.progress import progress_of
 from loadtest.random_text import RandomText
 from loadtest.record import RequestRecord
@@ -80,6 +81,7 @@ async def _run(settings: BenchSettings) -> int:
         file = ResultFile.of(settings, model=model, date=date)
         if file is not None:
             file.prepare()
+        plot = None if settings.reporting.plot is None else Plot(settings.reporting.plot)
         records, measurement = await _Run(settings, client, model).measure()
     finally:
         client.close()
@@ -89,6 +91,9 @@ async def _run(settings: BenchSettings) -> int:
     if file is not None:
         file.write(as_json(measurement, records, settings, model=model, date=date))
         print(f"Result written to {file.path}", file=sys.stderr)
+    if plot is not None:
+        plot.draw(records, title=f"{model}: {measurement.output_throughput:.1f} output tokens/s")
+        print(f"Plot written to {plot.path}", file=sys.stderr)
     return 0 if measurement.num_completed else 1
 
 

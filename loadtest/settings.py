@@ -125,6 +125,7 @@ class Reporting(PickedSettings):
     append_result: bool = False
     result_dir: Path | None = None
     result_filename: str | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     append_result: flags.AppendResult = _REPORTING.append_result,
     result_dir: flags.ResultDir = _REPORTING.result_dir,
     result_filename: flags.ResultFilename = _REPORTING.result_filename,
+    plot: flags.Plot = _REPORTING.plot,
 ) -> int:
     """Measure any server with OpenAI's API, by the flags, words and definitions of `vllm bench serve`."""
     # The client and what it counts with: 0.5 s that the other commands do not need.

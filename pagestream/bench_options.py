@@ -252,6 +252,15 @@ SaveDetailed = Annotated[bool, _flag("save-detailed", _REPORT, "With the figures
 AppendResult = Annotated[bool, _flag("append-result", _REPORT, "Write it as one more line of the file.")]
 ResultDir = Annotated[Path | None, _flag("result-dir", _REPORT, "Where to write it. Default: here.")]
 ResultFilename = Annotated[str | None, _flag("result-filename", _REPORT, "Default: named by what was run.")]
+Plot = Annotated[
+    Path | None,
+    _flag(
+        "plot",
+        _REPORT,
+        "Draw TTFT, ITL and tokens/s over time into this file (.png, .svg, .pdf). Needs pagestream[bench].",
+        metavar="FILE",
+    ),
+]
 
 _SERVERS = "Servers"
 
