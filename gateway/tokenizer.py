@@ -35,6 +35,10 @@ class Tokenizer:
         """The largest token id plus one."""
         return len(self.vocabulary.token_bytes)
 
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json` that tokenizes the same."""
+        return str(self._backend.to_str())
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens that are written out in it are recognised, as transformers does.
 

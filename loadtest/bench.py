@@ -5,10 +5,10 @@ import functools
 import gc
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from loadtest.arrivals import arrival_times
 from loadtest.client import OpenAIClient
@@ -16,6 +16,7 @@ from loadtest.conversation import Conversation, num_requests
 from loadtest.datasets import make_conversations, warmup_prompts
 from loadtest.load_generator import LoadGenerator
 from loadtest.measurement import Measurement, measure
+from loadtest.plot import Plot
 from loadtest.progress import progress_of
 from loadtest.random_text import RandomText
 from loadtest.record import RequestRecord
@@ -38,13 +39,26 @@ def run(settings: BenchSettings) -> int:
     Raises:
         ConfigurationError: a setting is wrong, or the server is not there.
     """
+    return _run_fast(_run(settings))
+
+
+def measure_server(settings: BenchSettings) -> tuple[list[RequestRecord], Measurement]:
+    """Measure, and print nothing.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the server is not there.
+    """
+    return _run_fast(_measure(settings))
+
+
+def _run_fast(work: Coroutine[Any, Any, _T]) -> _T:
     if sys.platform == "win32":
-        return asyncio.run(_run(settings))
+        return asyncio.run(work)
     # Windows has it not. It takes less than half of asyncio's time per token.
     import uvloop
 
     _allow_many_connections()
-    return uvloop.run(_run(settings))
+    return uvloop.run(work)
 
 
 def _allow_many_connections() -> None:
@@ -67,6 +81,7 @@ async def _run(settings: BenchSettings) -> int:
         file = ResultFile.of(settings, model=model, date=date)
         if file is not None:
             file.prepare()
+        plot = None if settings.reporting.plot is None else Plot(settings.reporting.plot)
         records, measurement = await _Run(settings, client, model).measure()
     finally:
         client.close()
@@ -76,7 +91,19 @@ async def _run(settings: BenchSettings) -> int:
     if file is not None:
         file.write(as_json(measurement, records, settings, model=model, date=date))
         print(f"Result written to {file.path}", file=sys.stderr)
+    if plot is not None:
+        plot.draw(records, title=f"{model}: {measurement.output_throughput:.1f} output tokens/s")
+        print(f"Plot written to {plot.path}", file=sys.stderr)
     return 0 if measurement.num_completed else 1
+
+
+async def _measure(settings: BenchSettings) -> tuple[list[RequestRecord], Measurement]:
+    client = OpenAIClient(settings.target)
+    try:
+        model = settings.target.model or await client.first_model()
+        return await _Run(settings, client, model).measure()
+    finally:
+        client.close()
 
 
 class _Run:

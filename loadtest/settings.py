@@ -16,7 +16,9 @@ OBJECTIVES: Final = ("ttft", "tpot", "e2el")
 """What an SLO may bound."""
 
 
-class _Settings:
+class PickedSettings:
+    """Settings that a command line gives, field by field."""
+
     @classmethod
     def pick(cls, parameters: Mapping[str, Any]) -> Self:
         """Take one's own fields out of a command's parameters."""
@@ -25,7 +27,7 @@ class _Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target(_Settings):
+class Target(PickedSettings):
     """Which server, and which model of it."""
 
     backend: Backend = "openai"
@@ -57,7 +59,7 @@ class Target(_Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic(_Settings):
+class Traffic(PickedSettings):
     """How many requests, and when."""
 
     num_prompts: int = 1000
@@ -70,7 +72,7 @@ class Traffic(_Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset(_Settings):
+class Dataset(PickedSettings):
     """What the requests ask. Lengths are in tokens."""
 
     dataset_name: DatasetName = "random"
@@ -93,7 +95,7 @@ class Dataset(_Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling(_Settings):
+class Sampling(PickedSettings):
     """How answers are to be made."""
 
     temperature: float | None = None
@@ -110,7 +112,7 @@ class Sampling(_Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reporting(_Settings):
+class Reporting(PickedSettings):
     """What is printed and kept. The SLO of `goodput` is in milliseconds."""
 
     percentile_metrics: tuple[str, ...] = ("ttft", "tpot", "itl")
@@ -123,6 +125,7 @@ class Reporting(_Settings):
     append_result: bool = False
     result_dir: Path | None = None
     result_filename: str | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,36 @@
 """The served model in transformers, on the very same weights: the tests' oracle and the benchmarks' floor."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from gpu_worker.weights import open_weights
 from shared.checkpoint import Checkpoint
+from shared.errors import CheckpointError
 from shared.model_config import ModelConfig
 
 
-def load_in_transformers(checkpoint: Checkpoint) -> LlamaForCausalLM:
-    """The transformers model of a Llama-family checkpoint with tied embeddings, in fp32 on the CPU."""
+def load_in_transformers(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The transformers model of a checkpoint of the Llama family, in fp32 on the CPU.
+
+    Raises:
+        CheckpointError: its files cannot be read, or a GGUF file stretches its positions.
+    """
+    if checkpoint.format == "huggingface":
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+    else:
+        model = _load_gguf(checkpoint)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _load_gguf(checkpoint: Checkpoint) -> LlamaForCausalLM:
     config = ModelConfig.from_checkpoint(checkpoint)
     weights = open_weights(checkpoint, config, dtype=torch.float32, device=torch.device("cpu"))
+    if config.rope_scaling.rope_type != "default" or weights.rotary_divisors() is not None:
+        raise CheckpointError(
+            f"{checkpoint.path} stretches its positions, which is not handed on to transformers; "
+            "name the model's Hugging Face directory instead"
+        )
     model = LlamaForCausalLM(
         LlamaConfig(
             hidden_size=config.hidden_size,
@@ -19,27 +38,28 @@ def load_in_transformers(checkpoint: Checkpoint) -> LlamaForCausalLM:
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,
             rms_norm_eps=config.rms_norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
+            tie_word_embeddings=config.tie_word_embeddings,
+            attention_bias=config.attention_bias,
+            mlp_bias=config.mlp_bias,
             bos_token_id=config.bos_token_id,
             eos_token_id=config.eos_token_ids[0],
         )
     )
-    names = [name for name in model.state_dict() if name != "lm_head.weight"]
-    model.load_state_dict({name: weights.get(name) for name in names}, strict=False)
-    model.eval()  # type: ignore[no-untyped-call]
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tensors = {name: weights.get(name) for name in model.state_dict() if name not in tied}
+    model.load_state_dict(tensors, strict=not tied)
     return model
 
 
-def generate(
-    model: LlamaForCausalLM, prompts: list[list[int]], *, max_tokens: int, ignore_eos: bool
-) -> list[list[int]]:
+def generate(model: PreTrainedModel, prompts: list[list[int]], *, max_tokens: int, ignore_eos: bool) -> list[list[int]]:
     """Greedy continuations of prompts of one length, as one static batch."""
     input_ids = torch.tensor(prompts)
-    generated = model.generate(  # type: ignore[misc]  # transformers types it on a protocol of its own
+    generated = model.generate(  # type: ignore[operator]  # transformers types it on a protocol of its own
         input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=max_tokens,

@@ -1,26 +1,33 @@
 """The command `pagestream bench`: reads flags, and has `loadtest` measure."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand
 
+from loadtest.comparison_settings import ComparisonSettings
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
 from pagestream import bench_options as flags
+from shared.demo_model import DEMO
 
 _LISTS: Final = frozenset({"--goodput", "--header", "--metadata"})
+_LISTS_OF_COMPARE: Final = frozenset({"--url", "--max-concurrency", "--request-rate"})
+_COMPARISON = ComparisonSettings(model=DEMO)
 _TARGET, _TRAFFIC, _DATASET, _SAMPLING, _REPORTING = Target(), Traffic(), Dataset(), Sampling(), Reporting()
 
 app = typer.Typer(help="Measure a server.", no_args_is_help=True)
 
 
-def repeat_list_flags(arguments: list[str]) -> list[str]:
+def repeat_list_flags(arguments: list[str], lists: frozenset[str] = _LISTS) -> list[str]:
     """Give each of `--goodput ttft:500 tpot:50`, as vLLM takes them, a flag of its own, as typer wants it."""
     repeated: list[str] = []
     flag = None
     for argument in arguments:
         if argument.startswith("-"):
-            flag = argument if argument in _LISTS else None
+            flag = argument if argument in lists else None
         elif flag is not None and repeated[-1] != flag:
             repeated.append(flag)
         repeated.append(argument)
@@ -28,8 +35,14 @@ def repeat_list_flags(arguments: list[str]) -> list[str]:
 
 
 class _BenchCommand(TyperCommand):
+    lists = _LISTS
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - a private class of typer's
-        return super().parse_args(ctx, repeat_list_flags(args))
+        return super().parse_args(ctx, repeat_list_flags(args, self.lists))
+
+
+class _CompareCommand(_BenchCommand):
+    lists = _LISTS_OF_COMPARE
 
 
 @app.callback()
@@ -91,9 +104,55 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     append_result: flags.AppendResult = _REPORTING.append_result,
     result_dir: flags.ResultDir = _REPORTING.result_dir,
     result_filename: flags.ResultFilename = _REPORTING.result_filename,
+    plot: flags.Plot = _REPORTING.plot,
 ) -> int:
     """Measure any server with OpenAI's API, by the flags, words and definitions of `vllm bench serve`."""
     # The client and what it counts with: 0.5 s that the other commands do not need.
     from loadtest.bench import run
 
     return run(BenchSettings.pick(context.params))
+
+
+@app.command(cls=_CompareCommand)
+def compare(  # noqa: PLR0913 - one parameter per flag
+    context: typer.Context,
+    model: flags.ServedModel = _COMPARISON.model,
+    *,
+    vllm: flags.VLLM = _COMPARISON.vllm,
+    transformers: flags.Transformers = _COMPARISON.transformers,
+    url: flags.Url = None,
+    serve_args: flags.ServeArgs = None,
+    vllm_args: flags.VLLMArgs = None,
+    max_model_len: flags.MaxModelLen = _COMPARISON.max_model_len,
+    max_num_seqs: flags.MaxNumSeqs = _COMPARISON.max_num_seqs,
+    max_concurrency: flags.MaxConcurrencies = None,
+    request_rate: flags.RequestRates = None,
+    num_prompts: flags.PromptsOfALoad = _COMPARISON.num_prompts,
+    repeats: flags.Repeats = _COMPARISON.repeats,
+    seed: flags.Seed = _COMPARISON.seed,
+    disable_tqdm: flags.DisableTqdm = _COMPARISON.disable_tqdm,
+    input_len: flags.PromptLen = _COMPARISON.input_len,
+    output_len: flags.AnswerLen = _COMPARISON.output_len,
+    save_result: flags.SaveResult = _COMPARISON.save_result,
+    result_dir: flags.ResultDir = _COMPARISON.result_dir,
+    result_filename: flags.ResultFilename = _COMPARISON.result_filename,
+) -> int:
+    """Serve MODEL by pagestream and by others, one after another, and print their figures side by side."""
+    # The client and what it counts with: 0.5 s that the other commands do not need.
+    from loadtest.compare import run
+
+    parameters = dict(context.params)
+    parameters["max_concurrency"] = tuple(max_concurrency or _COMPARISON.max_concurrency)
+    parameters["request_rate"] = tuple(request_rate or ())
+    with _ended_by_sigterm():
+        return run(ComparisonSettings.pick(parameters))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that no server outlives its measurement."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,7 +1,8 @@
-"""The flags of `pagestream bench serve`, each written down once and named as `vllm bench serve` names it."""
+"""The flags of `pagestream bench`, each written down once; those of `serve` have the names of `vllm bench serve`."""
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +101,31 @@ def parse_object(text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise typer.BadParameter(f"""{text!r} is no JSON object such as '{{"top_p": 0.9}}'""")
     return value
+
+
+def parse_addresses(items: list[str] | None) -> dict[str, str]:
+    """Read NAME=URL items.
+
+    Raises:
+        BadParameter: one is none.
+    """
+    addresses = parse_pairs(items)
+    for name, url in addresses.items():
+        if not url.startswith(("http://", "https://")):
+            raise typer.BadParameter(f"{name + '=' + url!r} is not like NAME=http://HOST:PORT")
+    return addresses
+
+
+def parse_arguments(text: str | None) -> tuple[str, ...]:
+    """Split flags for another command as a shell does.
+
+    Raises:
+        BadParameter: a quotation does not end.
+    """
+    try:
+        return tuple(shlex.split(text or ""))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} cannot be split into flags: {error}") from error
 
 
 def _flag(name: str, panel: str, text: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer's own
@@ -226,3 +252,75 @@ SaveDetailed = Annotated[bool, _flag("save-detailed", _REPORT, "With the figures
 AppendResult = Annotated[bool, _flag("append-result", _REPORT, "Write it as one more line of the file.")]
 ResultDir = Annotated[Path | None, _flag("result-dir", _REPORT, "Where to write it. Default: here.")]
 ResultFilename = Annotated[str | None, _flag("result-filename", _REPORT, "Default: named by what was run.")]
+Plot = Annotated[
+    Path | None,
+    _flag(
+        "plot",
+        _REPORT,
+        "Draw TTFT, ITL and tokens/s over time into this file (.png, .svg, .pdf). Needs pagestream[bench].",
+        metavar="FILE",
+    ),
+]
+
+_SERVERS = "Servers"
+
+ServedModel = Annotated[str, typer.Argument(help='"demo", a *.gguf file, a Hugging Face directory, or a hub id.')]
+VLLM = Annotated[
+    Path | None, _flag("vllm", _SERVERS, "Compare with vLLM, from this virtual environment.", metavar="VENV")
+]
+Transformers = Annotated[
+    bool, _flag("transformers", _SERVERS, "Compare with static batches of transformers' generate.")
+]
+Url = Annotated[
+    list[str] | None,
+    _flag(
+        "url",
+        _SERVERS,
+        "Compare with servers that run already.",
+        metavar="NAME=URL...",
+        callback=parse_addresses,
+    ),
+]
+ServeArgs = Annotated[
+    str | None,
+    _flag(
+        "serve-args",
+        _SERVERS,
+        """More flags of `pagestream serve`, such as "--kv-cache-dtype fp16".""",
+        metavar="FLAGS",
+        callback=parse_arguments,
+    ),
+]
+VLLMArgs = Annotated[
+    str | None,
+    _flag("vllm-args", _SERVERS, "More flags of `vllm serve`.", metavar="FLAGS", callback=parse_arguments),
+]
+MaxModelLen = Annotated[int, _count("max-model-len", _SERVERS, "Tokens of a prompt and its output, for all servers.")]
+MaxNumSeqs = Annotated[int, _count("max-num-seqs", _SERVERS, "Sequences that each server runs at once.")]
+MaxConcurrencies = Annotated[
+    list[int] | None,
+    _flag(
+        "max-concurrency",
+        _LOAD,
+        "Requests under way at once, one load for each. Default: 1 8 32.",
+        parser=parse_count,
+        metavar="COUNT...",
+    ),
+]
+RequestRates = Annotated[
+    list[float] | None,
+    _flag(
+        "request-rate",
+        _LOAD,
+        "Requests per second (Poisson), one load for each, instead of --max-concurrency.",
+        parser=parse_rate,
+        metavar="RATE...",
+    ),
+]
+PromptsOfALoad = Annotated[
+    int | None,
+    _count("num-prompts", _LOAD, "Requests of a run. Default: two for each at once, 6 at least; 64 at a rate."),
+]
+Repeats = Annotated[int, _count("repeats", _LOAD, "Runs of each load; medians are printed.")]
+PromptLen = Annotated[int, _count("input-len", _DATA, "Tokens of a prompt.")]
+AnswerLen = Annotated[int, _count("output-len", _DATA, "Tokens of an answer.")]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import typer
 
+from loadtest.comparison_settings import ComparisonSettings
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
 from pagestream.bench import app, repeat_list_flags
 from pagestream.cli import main
@@ -13,9 +14,9 @@ from pagestream.cli import main
 PARTS = (Target, Traffic, Dataset, Sampling, Reporting)
 
 
-def _parse(*arguments: str) -> dict[str, Any]:
+def _parse(*arguments: str, command: str = "serve") -> dict[str, Any]:
     group: Any = typer.main.get_command(app)
-    return dict(group.commands["serve"].make_context("serve", list(arguments)).params)
+    return dict(group.commands[command].make_context(command, list(arguments)).params)
 
 
 def test_every_setting_has_a_flag_of_its_name_and_no_other_has() -> None:
@@ -60,6 +61,44 @@ def test_a_command_line_of_vllm_is_understood() -> None:
     assert settings.reporting.metric_percentiles == (50.0, 99.9)
     assert settings.reporting.goodput == {"ttft": 500.0, "tpot": 9.5}
     assert settings.reporting.metadata == {"version": "1", "tp": "2"}
+
+
+def test_every_setting_of_a_comparison_has_a_flag_of_its_name_and_no_other_has() -> None:
+    assert {field.name for field in dataclasses.fields(ComparisonSettings)} == _parse(command="compare").keys()
+
+
+def test_a_comparison_takes_several_loads_and_addresses() -> None:
+    parsed = _parse(
+        *("tiny.gguf", "--max-concurrency", "1", "8", "1k", "--repeats", "2", "--url", "a=http://h:1", "b=https://h"),
+        *("--vllm", "env", "--transformers", "--serve-args", "--kv-cache-dtype fp16 --served-model-name 'a b'"),
+        command="compare",
+    )
+
+    assert (parsed["model"], parsed["vllm"], parsed["transformers"]) == ("tiny.gguf", Path("env"), True)
+    assert (parsed["max_concurrency"], parsed["repeats"]) == ([1, 8, 1000], 2)
+    assert parsed["url"] == {"a": "http://h:1", "b": "https://h"}
+    assert parsed["serve_args"] == ("--kv-cache-dtype", "fp16", "--served-model-name", "a b")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--max-concurrency", "0"),
+        ("--request-rate", "-1"),
+        ("--url", "vllm"),
+        ("--url", "vllm=localhost:8000"),
+        ("--serve-args", "'"),
+        ("--repeats", "0"),
+    ],
+)
+def test_a_wrong_value_of_a_comparison_is_one_line_that_names_its_flag(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "compare", "demo", flag, value]) == 2
+
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert f"'{flag}'" in printed
 
 
 def test_only_random_prompts_run_to_their_full_length_unasked() -> None:

@@ -1,0 +1,71 @@
+"""A GGUF model as a Hugging Face directory in fp32, for servers that read nothing else. Made once, and kept."""
+
+import fcntl
+import hashlib
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from gateway.tokenizer_loading import load_tokenizer
+from loadtest.transformers_peer import load_in_transformers
+from shared.checkpoint import Checkpoint
+from shared.demo_model import cache_directory
+from shared.errors import ConfigurationError
+from shared.gguf_file import GGUFFile
+from shared.model_config import ModelConfig
+
+
+def huggingface_directory(checkpoint: Checkpoint) -> Path:
+    """config.json, safetensors and the tokenizer of a model. A model that is such a directory is left as it is.
+
+    Raises:
+        CheckpointError: the model's files cannot be read.
+        ConfigurationError: the directory cannot be written.
+    """
+    if checkpoint.format == "huggingface":
+        return checkpoint.path
+    exports = cache_directory() / "exports"
+    target = exports / f"{checkpoint.name}-{_digest(checkpoint.path)}"
+    try:
+        exports.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                _write(checkpoint, target)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {target}: {error}; set PAGESTREAM_CACHE to a directory you may write, with room for the "
+            "model in fp32"
+        ) from error
+    return target
+
+
+def _digest(path: Path) -> str:
+    """Changes with the file, without reading all of it."""
+    state = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
+
+
+def _write(checkpoint: Checkpoint, target: Path) -> None:
+    """Complete or not at all."""
+    with TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+        made = Path(scratch) / target.name
+        load_in_transformers(checkpoint).save_pretrained(made)
+        _tokenizer(checkpoint).save_pretrained(made)
+        shutil.move(made, target)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    config = ModelConfig.from_checkpoint(checkpoint)
+    backend = tokenizers.Tokenizer.from_str(load_tokenizer(checkpoint, config).to_json())
+    bos = None if config.bos_token_id is None else backend.id_to_token(config.bos_token_id)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, bos_token=bos, eos_token=backend.id_to_token(config.eos_token_ids[0])
+    )
+    template = GGUFFile.open(checkpoint.path).metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        tokenizer.chat_template = template
+    return tokenizer
