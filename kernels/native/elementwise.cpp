@@ -48,14 +48,14 @@ INLINE void norm_row(const float* x, const float* weight, float eps, int64_t siz
     });
 }
 
-// Rotate one head and hand each number to `put(i, number)`.
-template <class F>
-INLINE void rotate_head(const float* x, const float* cos, const float* sin, int64_t half, F put) {
-    for (int64_t i = 0; i < half; ++i) {
-        const float first = x[i], second = x[half + i];
-        put(i, first * cos[i] - second * sin[i]);
-        put(half + i, second * cos[i] + first * sin[i]);
-    }
+// Rotate one head: its halves are the two coordinates of `half` planes.
+INLINE void rotate_head(const float* x, const float* cos, const float* sin, int64_t half, float* y) {
+    for_vectors(half, [&](int64_t i, int count) {
+        const Vec first = load_some(count, x + i), second = load_some(count, x + half + i);
+        const Vec c = load_some(count, cos + i), s = load_some(count, sin + i);
+        store_some(count, y + i, sub(mul(first, c), mul(second, s)));
+        store_some(count, y + half + i, add(mul(second, c), mul(first, s)));
+    });
 }
 
 template <class T>
@@ -64,7 +64,7 @@ void rotate_and_write_token(const float* heads, const float* cos, const float* s
     const int64_t dim = cache.head_dim, size = cache.block_size;
     const int64_t block = slot / size, offset = slot % size;
     for (int64_t head = 0; head < num_heads; ++head)
-        rotate_head(heads + head * dim, cos, sin, dim / 2, [&](int64_t i, float x) { query[head * dim + i] = x; });
+        rotate_head(heads + head * dim, cos, sin, dim / 2, query + head * dim);
     static thread_local std::vector<float> rotated;
     rotated.resize(dim);
     for (int64_t head = 0; head < cache.num_kv_heads; ++head) {
@@ -73,7 +73,7 @@ void rotate_and_write_token(const float* heads, const float* cos, const float* s
         const int64_t row = row_size<T>(dim), place = (block * cache.num_kv_heads + head) * row * size;
         T* key_block = (T*)keys + place;
         T* value_slot = (T*)values + place + offset * row;
-        rotate_head(key, cos, sin, dim / 2, [&](int64_t i, float x) { rotated[i] = x; });
+        rotate_head(key, cos, sin, dim / 2, rotated.data());
         write_row(rotated.data(), dim, key_block + offset, size, (float*)(key_block + dim * size) + offset);
         write_row(value, dim, value_slot, 1, value_slot + dim);
     }
@@ -92,7 +92,9 @@ void add_rms_norm(const float* x, float* residual, const float* weight, float ep
                   float* y) {
     for_rows(num_tokens, size, [&](int64_t row) {
         float* total = residual + row * size;
-        for (int64_t i = 0; i < size; ++i) total[i] += x[row * size + i];
+        for_vectors(size, [&](int64_t i, int count) {
+            store_some(count, total + i, add(load_some(count, total + i), load_some(count, x + row * size + i)));
+        });
         norm_row(total, weight, eps, size, y + row * size);
     });
 }
