@@ -4,6 +4,7 @@ Every op's result for a token depends on that token alone, bit for bit: not on i
 """
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -156,7 +157,7 @@ class _Linear:
             first += part.num_rows
 
     def __call__(self, x: Tensor) -> Tensor:
-        num_tokens, out_features = len(x), self._out_features
+        num_tokens, out_features = x.shape[0], self._out_features
         y = torch.empty(num_tokens, out_features)
         source, target = address(x), y.data_ptr()
         for _, multiply, struct, offset in self._parts:
@@ -246,7 +247,7 @@ class _NativeOps:
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
         """As the reference."""
-        num_tokens, size = len(x), x.shape[1] // 2
+        num_tokens, size = x.shape[0], x.shape[1] // 2
         y = torch.empty(num_tokens, size)
         self._library.silu_and_mul(address(x), num_tokens, size, y.data_ptr())
         return y
@@ -255,7 +256,7 @@ class _NativeOps:
         self, qkv: Tensor, cos: Tensor, sin: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
     ) -> Tensor:
         """As the reference, in one pass."""
-        num_tokens, num_heads = len(qkv), qkv.shape[1] - 2 * value_cache.shape[1]
+        num_tokens, num_heads = qkv.shape[0], qkv.shape[1] - 2 * value_cache.shape[1]
         query = torch.empty(num_tokens, num_heads, qkv.shape[2])
         self._library.rotate_and_write(
             address(qkv),
@@ -299,9 +300,13 @@ class _NativeOps:
 
 
 def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:
-    _, num_kv_heads, block_size, size = value_cache.shape
-    head_dim = size - row_size(0, value_cache.dtype)
-    return CacheShapeStruct(CACHE_FORMATS[value_cache.dtype], num_kv_heads, head_dim, block_size)
+    return _cache_shape_of(value_cache.shape, value_cache.dtype)
+
+
+@functools.cache
+def _cache_shape_of(shape: tuple[int, ...], dtype: torch.dtype) -> CacheShapeStruct:
+    _, num_kv_heads, block_size, size = shape
+    return CacheShapeStruct(CACHE_FORMATS[dtype], num_kv_heads, size - row_size(0, dtype), block_size)
 
 
 def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:
