@@ -45,15 +45,24 @@ class NativeBuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
+def buildable_variants() -> list[str]:
+    """The instruction sets that a compiler for this kind of machine knows, best first."""
+    return list(VARIANTS) if _is_x86() else ["portable"]
+
+
 def runnable_variants() -> list[str]:
     """The instruction sets this machine has, best first: as PyTorch sees it, and with its matrix unit."""
     best = "portable"
-    if platform.machine() in ("x86_64", "AMD64"):
+    if _is_x86():
         best = {"AVX2": "avx2", "AVX512": "avx512"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
     if best == "avx512" and matrix_unit.request():
         best = "amx"
     variants = list(VARIANTS)
     return variants[variants.index(best) :]
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
 
 
 @dataclass(frozen=True, slots=True)
