@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-start bench-services bench-scheduler bench-perplexity lint type format lock clean
+.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity lint type format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench-floor: $(ENVIRONMENT) ## output tokens/s of the whole stack beside transfo
 
 bench-start: $(ENVIRONMENT) ## seconds from the command to the first token
 	@$(BIN)/python -m loadtest.start
+
+bench-prefix: $(ENVIRONMENT) ## time to the first token with a new and with a cached prefix of 1,024 tokens
+	@$(BIN)/python -m loadtest.prefix_reuse
 
 bench-services: $(ENVIRONMENT) ## what the services add to the time between two tokens
 	@$(BIN)/python -m loadtest.service_price
