@@ -131,13 +131,14 @@ void multiply_on_unit(Unit& unit, const Matrix& matrix, long panel, const SplitB
     static thread_local UnitWorkspace* const space = new UnitWorkspace();
     const long bytes = Format::panel_bytes(matrix.num_columns);
     const int num_panels = (panel + 1) * kLanes < matrix.num_rows ? 2 : 1;
-    const uint8_t* const panels[2] = {matrix.panels + panel * bytes, matrix.panels + (panel + num_panels - 1) * bytes};
+    const PanelPair<Format> weights = {
+        {matrix.panels + panel * bytes, matrix.panels + (panel + num_panels - 1) * bytes}, matrix.num_columns, 2 * bytes};
     for (long row = 0; row < rows; ++row) put_bias(matrix, panel, num_panels, 1, space->sums[row][0]);
     const auto multiply = !UnitFormat<Format>::kIsScaled ? multiply_dense<Format>
                           : rows > kUnitRows             ? multiply_many<Format>
                           : rows > kStackedRows          ? multiply_few<Format, false>
                                                          : multiply_few<Format, true>;
-    multiply(unit, panels, matrix.num_columns, 2 * bytes, x, num_blocks, rows, *space);
+    multiply(unit, weights, x, num_blocks, rows, *space);
     put_out(matrix, panel, 2, rows, space->sums[0][0], y, ldy);
 }
 
@@ -145,7 +146,7 @@ template <class Format>
 void rows_on_unit(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
     static thread_local std::vector<SplitBlock> split_rows;
     const long num_columns = matrix.num_columns;
-    const long num_blocks = (num_columns + kChunk * kBlock - 1) / (kChunk * kBlock) * kChunk;
+    const long num_blocks = (num_columns + kBlock - 1) / kBlock;
     const long num_groups = (matrix.num_rows + 2 * kLanes - 1) / (2 * kLanes);
     for (long row = 0; row < num_tokens; row += kUnitTokens) {
         const long rows = std::min(kUnitTokens, num_tokens - row);
