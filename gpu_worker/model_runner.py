@@ -126,6 +126,10 @@ class ModelRunner:
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
             device=device,
+            kernels=ops.name,
+            dtype=precision.dtype_name,
+            kv_cache_dtype=precision.kv_cache_dtype_name,
+            quantization=precision.quantization_name,
         )
         return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
 
