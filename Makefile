@@ -16,7 +16,8 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler compose-test bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity lint type format lock clean
+.PHONY: help serve test test-fast test-scheduler compose-test lint type format lock clean \
+	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running 
 
 bench-perplexity: $(ENVIRONMENT) ## what rounding costs in quality: every mode's perplexity on a text
 	@$(BIN)/python -m loadtest.perplexity tests/data/american-documents.txt
+
+bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by part
+	@$(BIN)/python -m loadtest.step_profile
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py

@@ -12,6 +12,7 @@ from shared.messages import PoolStatus
 
 _LABELS: Final = ("model_name", "engine")
 _ENGINE: Final = "0"
+_WORKER_LABELS: Final = ("worker", "device", "kernels", "dtype", "kv_cache_dtype", "quantization")
 _FIRST_TOKEN_BUCKETS_S: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 )  # fmt: skip
@@ -112,6 +113,9 @@ class _PoolCollector(Collector):
             ("vllm:num_requests_waiting", "Requests that wait."): status.num_waiting,
             ("vllm:kv_cache_usage_perc", "Used part of the KV cache; 1 is all of it."): status.kv_cache_usage,
             ("pagestream:num_workers", "Live workers."): status.num_workers,
+            ("pagestream_kv_cache_unused_ratio", "Slots without a token, of those of held blocks."): (
+                status.kv_cache_unused_ratio
+            ),
         }
         counters = {
             ("vllm:num_preemptions", "Sequences that lost their blocks to others."): status.num_preemptions,
@@ -126,3 +130,13 @@ class _PoolCollector(Collector):
             counter = CounterMetricFamily(name, documentation, labels=_LABELS)
             counter.add_metric(self._labels, count)
             yield counter
+        yield _worker_info(status)
+
+
+def _worker_info(status: PoolStatus) -> Metric:
+    info = GaugeMetricFamily("pagestream_worker_info", "What each live worker computes with.", labels=_WORKER_LABELS)
+    for worker_id, found in status.workers.items():
+        info.add_metric(
+            (worker_id, found.device, found.kernels, found.dtype, found.kv_cache_dtype, found.quantization), 1
+        )
+    return info

@@ -17,6 +17,7 @@ from gpu_worker.sampler import Sampler
 from gpu_worker.scoring import log_likelihoods
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
+from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
 from shared.ids import Slot
 from shared.messages import StepPlan, WorkerCapabilities
@@ -57,6 +58,7 @@ class ModelRunner:
         enable_prefix_caching: bool,
         device: str,
         model_name: str,
+        ops: Ops | None = None,
     ) -> "ModelRunner":
         """Load a model and allocate its cache.
 
@@ -74,13 +76,14 @@ class ModelRunner:
             enable_prefix_caching: What the scheduler is told.
             device: By PyTorch's name.
             model_name: What clients call the model.
+            ops: To compute with; None for the best that `choose_ops` finds.
 
         Raises:
             ConfigurationError: a setting is wrong, or the model cannot be served with it.
         """
         where = torch.device(device)
         config = ModelConfig.from_checkpoint(checkpoint)
-        ops = choose_ops(where, block_size=block_size, head_dim=config.head_dim)
+        ops = ops or choose_ops(where, block_size=block_size, head_dim=config.head_dim)
         precision = Precision.choose(
             dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype, quantization=quantization
         )
@@ -123,6 +126,10 @@ class ModelRunner:
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
             device=device,
+            kernels=ops.name,
+            dtype=precision.dtype_name,
+            kv_cache_dtype=precision.kv_cache_dtype_name,
+            quantization=precision.quantization_name,
         )
         return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
 

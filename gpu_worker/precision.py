@@ -72,6 +72,21 @@ class Precision:
         named = _DTYPES[dtype]
         return cls(named, torch.float32 if ops.is_mixed_precision else named, named)
 
+    @property
+    def dtype_name(self) -> str:
+        """That of the matrices, as people write it: "stored" or "float32"."""
+        return str(self.matrices).removeprefix("torch.")
+
+    @property
+    def kv_cache_dtype_name(self) -> str:
+        """That of keys and values."""
+        return str(self.cache).removeprefix("torch.")
+
+    @property
+    def quantization_name(self) -> str:
+        """As the flag has it, or "none"."""
+        return "none" if self.quantization is None else self.quantization.value
+
     def __str__(self) -> str:
         rounded = "" if self.quantization is None else f" rounded as {self.quantization.value}"
         numbers = f"{self.matrices} matrices{rounded}, {self.activations} activations, {self.cache} cache"

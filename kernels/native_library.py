@@ -66,7 +66,7 @@ class SamplingStruct(ctypes.Structure):
 
 
 _POINTER, _COUNT = c_void_p, c_int64
-_RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways")
+_RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways", "num_read_pieces", "multiply_add_all")
 _SIGNATURES: Final = {
     "set_num_threads": (_COUNT,),
     "panel_bytes": (_COUNT, _COUNT),
@@ -92,6 +92,9 @@ _SIGNATURES: Final = {
     ),
     "argmax": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
     "sample": (_POINTER, _COUNT, _COUNT, POINTER(SamplingStruct), _POINTER),
+    "num_read_pieces": (_COUNT,),
+    "read_all": (_POINTER, _COUNT, _POINTER),
+    "multiply_add_all": (_COUNT, _POINTER),
 }
 
 

@@ -222,6 +222,12 @@ class Scheduler:
         free = sum(worker.pool.num_free for worker in self.workers.values())
         return 1 - free / total if total else 0.0
 
+    def kv_cache_unused_ratio(self) -> float:
+        """Slots that no token has, of all slots of held blocks, from 0 to 1. Tokens of plans in flight have theirs."""
+        held = sum(worker.num_held_slots for worker in self.workers.values())
+        unused = sum(worker.num_unused_slots for worker in self.workers.values())
+        return unused / held if held else 0.0
+
     def take_outcomes(self) -> Outcomes:
         """What has happened since the last call."""
         outcomes = Outcomes(self._finished, self._faults)

@@ -63,4 +63,6 @@ class Watch:
             num_preemptions=core.num_preemptions,
             prefix_cache_queries=core.num_prompt_tokens,
             prefix_cache_hits=core.num_cached_tokens,
+            kv_cache_unused_ratio=core.kv_cache_unused_ratio(),
+            workers={worker.worker_id: worker.capabilities for worker in workers},
         )

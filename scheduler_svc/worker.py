@@ -69,6 +69,18 @@ class Worker:
         """Tokens of running sequences' prompts that are still to be computed."""
         return sum(max(0, sequence.num_wanted_tokens - 1) for sequence in self.running)
 
+    @property
+    def num_held_slots(self) -> int:
+        """Tokens that the held blocks could hold; a shared block counts once."""
+        return (self.pool.num_blocks - self.pool.num_free) * self.block_size
+
+    @property
+    def num_unused_slots(self) -> int:
+        """Those of them that no token has. They are in the last blocks of sequences, which nobody shares."""
+        return sum(
+            len(sequence.block_table) * self.block_size - sequence.num_computed_tokens for sequence in self.running
+        )
+
     def match_prefix(self, sequence: Sequence) -> list[BlockId]:
         """Cached blocks of a sequence's beginning. At least its last known token is always left to compute."""
         if not self.capabilities.enable_prefix_caching:

@@ -68,6 +68,10 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         max_num_seqs: Rows of the batch state.
         max_num_batched_tokens: Tokens of one step at most.
         max_plans_in_flight: Plans the scheduler may send ahead of results.
+        kernels: Name of the ops it computes with; this and what follows is empty where nothing is computed.
+        dtype: Of the matrices, or "stored" where they stay as the checkpoint has them.
+        kv_cache_dtype: Of keys and values.
+        quantization: What the matrices are rounded to, or "none".
     """
 
     model: str
@@ -79,6 +83,10 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_caching: bool = True
     max_plans_in_flight: int = 2
     device: str = "cpu"
+    kernels: str = ""
+    dtype: str = ""
+    kv_cache_dtype: str = ""
+    quantization: str = ""
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="t"):
@@ -218,6 +226,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
         max_model_len: The least of the live workers'; 0 without workers.
         stalled_s: Seconds without a result while plans were in flight; 0 when all is well.
         requests_per_s: Requests finished per second lately, for Retry-After.
+        kv_cache_unused_ratio: Slots that no token has, of all slots of held blocks.
+        workers: What each live worker is.
     """
 
     epoch: int
@@ -232,6 +242,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_preemptions: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    kv_cache_unused_ratio: float = 0.0
+    workers: dict[WorkerId, WorkerCapabilities] = {}
 
 
 Inbound = Submit | Cancel | WorkerHello | WorkerBye

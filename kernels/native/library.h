@@ -85,4 +85,10 @@ struct Sampling {
 
 // vocab_size: at most 2**20.
 void sample(const float* logits, int64_t num_rows, int64_t vocab_size, const Sampling* how, int64_t* tokens);
+
+// To measure what the machine can do at best. read_all sums the floats of each of num_read_pieces(num_floats) pieces;
+// multiply_add_all does in registers as many fp32 multiply-adds as it returns, and leaves sums[num_pieces].
+int64_t num_read_pieces(int64_t num_floats);
+void read_all(const float* numbers, int64_t num_floats, float* sums);
+int64_t multiply_add_all(int64_t num_pieces, float* sums);
 }

@@ -129,6 +129,8 @@ def test_capabilities_are_what_was_asked_for_and_fits(tiny: Checkpoint, load: Ca
     found = load(tiny, model_name="served", max_num_seqs=7, block_size=8, max_model_len=50).capabilities
     assert (found.model, found.max_num_seqs, found.block_size, found.max_model_len) == ("served", 7, 8, 50)
     assert found.num_blocks == (64 << 20) // (2 * 2 * 8 * 2 * 16 * 4)
+    assert found.kernels
+    assert (found.kv_cache_dtype, found.quantization) == ("float32", "none")
 
 
 def test_the_cache_is_logged_in_blocks(

@@ -90,3 +90,10 @@ def test_ops_of_one_dtype_do_not_quantize(config: ModelConfig, name: str) -> Non
 def test_it_says_what_it_is(config: ModelConfig) -> None:
     found = str(Precision.choose("float16", config, MIXED, CPU_DEVICE))
     assert found == "float16 matrices, float32 activations, float16 cache"
+
+
+def test_its_parts_have_the_names_that_people_use() -> None:
+    exact = Precision("stored", FP32, FP32)
+    assert (exact.dtype_name, exact.kv_cache_dtype_name, exact.quantization_name) == ("stored", "float32", "none")
+    rounded = Precision(BF16, FP32, torch.int8, Quantization.INT8)
+    assert (rounded.dtype_name, rounded.kv_cache_dtype_name, rounded.quantization_name) == ("bfloat16", "int8", "int8")

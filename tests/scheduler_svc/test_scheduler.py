@@ -1,9 +1,12 @@
+import random
+import statistics
+
 import pytest
 
 from shared.ids import RequestId
 from shared.messages import Cancel
 from shared.sampling import FinishCode
-from tests.scheduler_svc.simulated_pool import SimulatedPool
+from tests.scheduler_svc.simulated_pool import VOCAB_SIZE, SimulatedPool
 
 
 def test_a_request_gets_its_tokens_and_leaves_nothing_behind():
@@ -282,3 +285,50 @@ def test_a_preempted_sequence_waits_for_its_results_in_flight():
     pool.run()
     assert pool.output(young) == pool.expected(young)
     pool.check_all_done()
+
+
+def test_slots_that_no_token_has_are_counted() -> None:
+    pool = SimulatedPool()
+    worker = pool.add_worker()
+    assert pool.core.kv_cache_unused_ratio() == 0.0
+    pool.submit([1, 2, 3, 4, 5])
+    pool.submit([6, 7, 8])
+    pool.plan(worker)
+    assert pool.core.kv_cache_unused_ratio() == (3 + 1) / (3 * 4)
+    pool.run()
+    assert pool.core.kv_cache_unused_ratio() == 0.0
+
+
+def test_a_shared_block_has_its_slots_once() -> None:
+    pool = SimulatedPool()
+    worker = pool.add_worker()
+    pool.submit(list(range(9)), n=3)
+    while pool.core.num_running < 3:
+        pool.plan(worker)
+        pool.execute(worker)
+        pool.deliver(worker)
+    held = sum(-(-sequence.num_computed_tokens // 4) for sequence in pool.core.workers[worker].running) - 2 * 2
+    unused = sum(-sequence.num_computed_tokens % 4 for sequence in pool.core.workers[worker].running)
+    assert pool.core.kv_cache_unused_ratio() == unused / (held * 4) > 0
+
+
+def test_conversations_leave_few_slots_unused() -> None:
+    """Prompts and outputs of chat: lognormal around 220 and 200 tokens, 32 at once, blocks of 16."""
+    draw = random.Random(0)
+    pool = SimulatedPool(
+        block_size=16, num_blocks=4096, max_model_len=2048, max_num_seqs=32, max_num_batched_tokens=512
+    )
+    worker = pool.add_worker()
+    for _ in range(150):
+        prompt_len, output_len = (min(1000, max(4, round(draw.lognormvariate(mu, 0.8)))) for mu in (5.07, 4.98))
+        pool.submit([draw.randrange(VOCAB_SIZE) for _ in range(prompt_len)], max_tokens=output_len)
+    ratios = []
+    while pool.core.num_requests:
+        pool.plan(worker)
+        if pool.core.num_running == 32:
+            ratios.append(pool.core.kv_cache_unused_ratio())
+        pool.execute(worker)
+        pool.deliver(worker)
+    print(f"unused: {statistics.mean(ratios):.2%} of held slots, {max(ratios):.2%} at most, over {len(ratios)} plans")
+    assert len(ratios) > 100
+    assert statistics.mean(ratios) < 0.04

@@ -40,8 +40,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 SAMPLING = SamplingParams(temperature=0.5, top_p=0.9, seed=2**63, max_tokens=64, stop_token_ids=(2, 7), n=2)
 CAPABILITIES = WorkerCapabilities(
-    model="demo", block_size=16, num_blocks=512, max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=512
-)
+    model="demo", block_size=16, num_blocks=512, max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=512,
+    kernels="native avx512", dtype="stored", kv_cache_dtype="float32", quantization="none",
+)  # fmt: skip
 BATCH = TokenBatch(
     gateway_id=GatewayId("gw-1"),
     worker_id=WorkerId("w1"),
@@ -103,7 +104,14 @@ MESSAGES: dict[str, Message] = {
         host="worker-1",
     ),
     "pool_status": PoolStatus(
-        epoch=1_700_000_000, model="demo", max_model_len=2048, num_workers=2, num_running=5, requests_per_s=1.5
+        epoch=1_700_000_000,
+        model="demo",
+        max_model_len=2048,
+        num_workers=2,
+        num_running=5,
+        requests_per_s=1.5,
+        kv_cache_unused_ratio=0.25,
+        workers={WorkerId("w1"): CAPABILITIES},
     ),
 }
 INBOUND = {"submit", "cancel", "worker_hello", "worker_bye"}
@@ -151,6 +159,18 @@ def test_a_reader_skips_fields_it_does_not_know() -> None:
     assert decode_inbound(newer) == MESSAGES["cancel"]
     longer = bytes([VERSION]) + msgpack.packb([*msgpack.unpackb(encode(BATCH)[1:]), "more"])
     assert decode(longer, TokenBatch) == BATCH
+
+
+def test_what_an_older_process_does_not_say_is_left_open() -> None:
+    hello = msgpack.unpackb(encode(MESSAGES["worker_hello"])[1:])
+    for name in ("kernels", "dtype", "kv_cache_dtype", "quantization"):
+        del hello["capabilities"][name]
+    older = decode_inbound(bytes([VERSION]) + msgpack.packb(hello))
+    assert isinstance(older, WorkerHello)
+    assert (older.capabilities.kernels, older.capabilities.quantization) == ("", "")
+    status = msgpack.unpackb(encode(MESSAGES["pool_status"])[1:])
+    del status["kv_cache_unused_ratio"], status["workers"]
+    assert decode(bytes([VERSION]) + msgpack.packb(status), PoolStatus).workers == {}
 
 
 @pytest.mark.parametrize(
