@@ -2,7 +2,9 @@
 //
 // Tiles are cut at multiples of 64 tokens from the sequence's first, whatever is computed with them, and within a tile
 // every sum has one order: a token's result has the same bits alone, in a batch, in a chunk of any length or after a
-// hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head.
+// hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head. Its
+// rows are cut into strips of as many as the registers hold sums for; a strip reads no panel of keys that none of its
+// rows sees.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -20,21 +22,45 @@ constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
 constexpr float kLog2E = 1.44269504f;
 
+// Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
+constexpr int kStripRows = std::min(kMaxRows, 6);
+
+// Panels that a strip's sums take at once: as many as the registers hold beside the weights and one broadcast number.
+constexpr int width_of(int rows) {
+    int panels = 1;
+    while (panels < kPanels && (2 * panels * (rows + 1) + 1) * kRegistersPerVec <= kVectorRegisters) panels *= 2;
+    return panels;
+}
+
+// Floats at the start of a cache line.
+class Buffer {
+  public:
+    float* resize(long size) {
+        floats_.resize(size + kLanes);
+        return (float*)(((uintptr_t)floats_.data() + 63) & ~(uintptr_t)63);
+    }
+
+  private:
+    std::vector<float> floats_;
+};
+
 struct Item {
     long sequence, kv_head, first_row, num_rows;
 };
 
-// What one item needs while it runs; a thread keeps it.
-struct Workspace {
-    std::vector<float> query, scores, sums, maxima, totals;
+// Some rows of an item, with what is kept of them from tile to tile.
+struct Strip {
+    long first_row, longest;  // of the item; context that its last row sees
+    float *query, *sums;      // [head_dim][rows], [rows][head_dim]
+    alignas(64) float maxima[kLanes], totals[kLanes];
+};
 
-    void resize(long rows, long head_dim) {
-        query.resize(rows * head_dim);
-        scores.resize(rows * kTile);
-        sums.assign(rows * head_dim, 0.0f);
-        maxima.assign(rows, -INFINITY);
-        totals.assign(rows, 0.0f);
-    }
+// One tile of an item's context: where its panels of sixteen tokens lie, and for int8 their scales.
+template <class T>
+struct Tile {
+    long first, count;
+    const T *keys[kPanels], *values[kPanels];
+    alignas(64) float key_scales[kTile], value_scales[kTile];
 };
 
 template <class T>
@@ -53,11 +79,12 @@ class PagedAttention {
     }
 
   private:
+    // The last rows of a sequence see most and come first: no thread is left with a long item at the end.
     std::vector<Item> work() const {
         std::vector<Item> items;
         for (long sequence = 0; sequence < batch_.num_seqs; ++sequence) {
             const long rows = (batch_.query_start[sequence + 1] - batch_.query_start[sequence]) * group_;
-            for (long row = 0; row < rows; row += kItemRows)
+            for (long row = (rows - 1) / kItemRows * kItemRows; row >= 0; row -= kItemRows)
                 for (long head = 0; head < shape_.num_kv_heads; ++head)
                     items.push_back({sequence, head, row, std::min(kItemRows, rows - row)});
         }
@@ -78,138 +105,166 @@ class PagedAttention {
     }
 
     void attend(const Item& item) const {
-        static thread_local Workspace space;
+        static thread_local Buffer query_space, sums_space;
         const long dim = shape_.head_dim, longest = context_of(item, item.num_rows - 1);
-        space.resize(item.num_rows, dim);
-        for (long row = 0; row < item.num_rows; ++row) {
-            const float* from = query_ + place(item, row);
-            for (long d = 0; d < dim; ++d) space.query[row * dim + d] = from[d] * scale_;
-        }
-        for (long first = 0; first < longest; first += kTile) {
-            const long count = std::min<long>(kTile, longest - first);
-            score(item, first, count, space);
-            for (long row = 0; row < item.num_rows; ++row) weigh(row, context_of(item, row) - first, space);
-            add_values(item, first, count, space);
-        }
-        for (long row = 0; row < item.num_rows; ++row) {
-            const float inverse = 1.0f / space.totals[row];
-            float* to = y_ + place(item, row);
-            for (long d = 0; d < dim; ++d) to[d] = space.sums[row * dim + d] * inverse;
-        }
-    }
-
-    // The block of keys or values that holds a position of the context.
-    const T* block_of(const T* cache, const Item& item, long position) const {
-        const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / shape_.block_size];
-        return cache + (block * shape_.num_kv_heads + item.kv_head) * row_size<T>(shape_.head_dim) * shape_.block_size;
-    }
-
-    // scores[row][t] = query[row] . key[first + t], by panels of sixteen keys. A key's scale comes last.
-    void score(const Item& item, long first, long count, Workspace& space) const {
-        const T* keys[kPanels];
-        const long num_panels = (count + kLanes - 1) / kLanes;
-        for (long panel = 0; panel < num_panels; ++panel) {
-            const long position = first + panel * kLanes;
-            keys[panel] = block_of(keys_, item, position) + position % shape_.block_size;
-        }
-        std::fill(space.scores.begin(), space.scores.end(), 0.0f);
-        for_row_tiles<kMaxRows>(item.num_rows, [&](auto height, long row) {
-            const float* query = space.query.data() + row * shape_.head_dim;
-            for_panels<height>(num_panels, [&](auto width, long panel) {
-                multiply_tile<height, width>(query, shape_.head_dim, keys + panel, shape_.block_size, shape_.head_dim,
-                                             space.scores.data() + row * kTile + panel * kLanes, kTile);
-            });
+        float* const query = query_space.resize(item.num_rows * dim);
+        float* const sums = sums_space.resize(item.num_rows * dim);
+        std::fill(sums, sums + item.num_rows * dim, 0.0f);
+        Strip strips[kItemRows];
+        for_strips(item, [&](auto height, long row, long i) {
+            strips[i].first_row = row;
+            strips[i].longest = context_of(item, row + height - 1);
+            strips[i].query = query + row * dim;
+            strips[i].sums = sums + row * dim;
+            std::fill(strips[i].maxima, strips[i].maxima + kLanes, -INFINITY);
+            std::fill(strips[i].totals, strips[i].totals + kLanes, 0.0f);
+            for (int r = 0; r < height; ++r) {
+                const float* from = query_ + place(item, row + r);
+                for (long d = 0; d < dim; ++d) strips[i].query[d * height + r] = from[d] * scale_;
+            }
         });
-        if constexpr (kHasScales<T>) {
-            for (long panel = 0; panel < num_panels; ++panel) {
-                const long position = first + panel * kLanes;
-                const T* block = block_of(keys_, item, position) + shape_.head_dim * shape_.block_size;
-                const Vec scales = load((const float*)block + position % shape_.block_size);
-                scale_scores(item, panel, scales, space);
+        Tile<T> tile;
+        for (long first = 0; first < longest; first += kTile) {
+            find(item, first, std::min<long>(kTile, longest - first), tile);
+            for_strips(item, [&](auto height, long, long i) {
+                if (strips[i].longest > first) attend_tile<height>(item, tile, strips[i]);
+            });
+        }
+        for_strips(item, [&](auto height, long row, long i) {
+            for (int r = 0; r < height; ++r) {
+                const float inverse = 1.0f / strips[i].totals[r];
+                float* to = y_ + place(item, row + r);
+                for (long d = 0; d < dim; ++d) to[d] = strips[i].sums[r * dim + d] * inverse;
+            }
+        });
+    }
+
+    // f(Count<height>, first row, index) for an item's strips.
+    template <class F>
+    INLINE static void for_strips(const Item& item, F f) {
+        long index = 0;
+        for_row_tiles<kStripRows>(item.num_rows, [&](auto height, long row) { f(height, row, index++); });
+    }
+
+    void find(const Item& item, long first, long count, Tile<T>& tile) const {
+        tile.first = first;
+        tile.count = count;
+        const long row = row_size<T>(shape_.head_dim);
+        for (long panel = 0; panel * kLanes < count; ++panel) {
+            const unsigned position = (unsigned)(first + panel * kLanes), block_size = (unsigned)shape_.block_size;
+            const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / block_size];
+            const long start = (block * shape_.num_kv_heads + item.kv_head) * row * shape_.block_size;
+            const long within = position % block_size;
+            tile.keys[panel] = keys_ + start + within;
+            tile.values[panel] = values_ + start + within * row;
+            if constexpr (kHasScales<T>) {
+                const T* scales = keys_ + start + shape_.head_dim * shape_.block_size + within * sizeof(float);
+                memcpy(tile.key_scales + panel * kLanes, scales, kLanes * sizeof(float));
+                const long seen = std::min<long>(kLanes, count - panel * kLanes);
+                for (long t = 0; t < kLanes; ++t) {
+                    float& scale = tile.value_scales[panel * kLanes + t] = 0.0f;
+                    if (t < seen) memcpy(&scale, tile.values[panel] + t * row + shape_.head_dim, sizeof scale);
+                }
             }
         }
     }
 
-    static void scale_scores(const Item& item, long panel, Vec scales, Workspace& space) {
-        for (long row = 0; row < item.num_rows; ++row) {
-            float* scores = space.scores.data() + row * kTile + panel * kLanes;
-            store(scores, mul(load(scores), scales));
-        }
+    template <int R>
+    void attend_tile(const Item& item, const Tile<T>& tile, Strip& strip) const {
+        alignas(64) float weights[R * kTile], factors[kLanes];
+        const long count = std::min(tile.count, strip.longest - tile.first);
+        score<R>(tile, count, strip, weights);
+        long seen[R];
+        for (int r = 0; r < R; ++r) seen[r] = context_of(item, strip.first_row + r) - tile.first;
+        if (seen[0] >= kTile)
+            weigh<R, true>(tile, seen, strip, weights, factors);
+        else
+            weigh<R, false>(tile, seen, strip, weights, factors);
+        add_values<R>(tile, count, strip, weights, factors);
     }
 
-    // Weights take on the scales of the values that they are for.
-    void scale_weights(const Item& item, long first, long count, Workspace& space) const {
-        const long row = row_size<T>(shape_.head_dim);
-        float scales[kTile] = {};
-        for (long t = 0; t < count; ++t) {
-            const long position = first + t;
-            const T* slot = block_of(values_, item, position) + position % shape_.block_size * row;
-            memcpy(scales + t, slot + shape_.head_dim, sizeof(float));
-        }
-        for (long panel = 0; panel * kLanes < count; ++panel)
-            scale_scores(item, panel, load(scales + panel * kLanes), space);
-    }
-
-    // Scores become weights under the running maximum; what was summed under the old one is scaled down to it.
-    void weigh(long row, long num_seen, Workspace& space) const {
-        float* scores = space.scores.data() + row * kTile;
-        if (num_seen <= 0) {
-            std::fill(scores, scores + kTile, 0.0f);
-            return;
-        }
-        Vec part[kPanels];
-        Vec most = broadcast(-INFINITY);
-        for (int i = 0; i < kPanels; ++i) {
-            const int seen = (int)std::clamp<long>(num_seen - i * kLanes, 0, kLanes);
-            part[i] = keep_first(seen, load(scores + i * kLanes), broadcast(-INFINITY));
-            most = max(part[i], most);
-        }
-        const float before = space.maxima[row], now = std::max(before, largest(most));
-        Vec total = zero();
-        for (int i = 0; i < kPanels; ++i) {
-            const int seen = (int)std::clamp<long>(num_seen - i * kLanes, 0, kLanes);
-            part[i] = keep_first(seen, exp2(sub(part[i], broadcast(now))), zero());
-            total = add(total, part[i]);
-            store(scores + i * kLanes, part[i]);
-        }
-        space.maxima[row] = now;
-        if (before == now) {
-            space.totals[row] += sum(total);
-            return;
-        }
-        float lane[kLanes];
-        store(lane, exp2(broadcast(before - now)));
-        space.totals[row] = space.totals[row] * lane[0] + sum(total);
-        float* sums = space.sums.data() + row * shape_.head_dim;
-        for (long d = 0; d < shape_.head_dim; ++d) sums[d] *= lane[0];
-    }
-
-    // sums[row] += scores[row][t] * value[first + t].
-    void add_values(const Item& item, long first, long count, Workspace& space) const {
-        const long dim = shape_.head_dim, stride = row_size<T>(dim);
-        if constexpr (kHasScales<T>) scale_weights(item, first, count, space);
-        for_row_tiles<kMaxRows>(item.num_rows, [&](auto height, long row) {
-            for_panels<height>(dim / kLanes, [&](auto width, long panel) {
-                float* sums = space.sums.data() + row * dim + panel * kLanes;
-                for (long t = 0; t < count; t += kLanes) {
-                    const long position = first + t;
-                    const T* block = block_of(values_, item, position);
-                    const T* values[width];
-                    for (int p = 0; p < width; ++p)
-                        values[p] = block + position % shape_.block_size * stride + (panel + p) * kLanes;
-                    multiply_tile<height, width>(space.scores.data() + row * kTile + t, kTile, values, stride,
-                                                 std::min<long>(kLanes, count - t), sums, dim);
-                }
+    // scores[r][t] = query[r] . key[t], without the keys' scales; of panels that a row of the strip sees.
+    template <int R>
+    INLINE void score(const Tile<T>& tile, long count, const Strip& strip, float* scores) const {
+        for_panels<R>((count + kLanes - 1) / kLanes, [&](auto width, long panel) {
+            Vec sum[R][width];
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = zero(); });
+            multiply_add(sum, strip.query, 1, R, tile.keys + panel, shape_.block_size, shape_.head_dim);
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                store(scores + r * kTile + (panel + p) * kLanes, sum[r][p]);
             });
         });
     }
 
+    // Scores become weights under the running maximum, times the values' scales; what was summed under the maximum
+    // before is to be multiplied by the row's factor.
+    template <int R, bool kSeesAll>
+    INLINE static void weigh(const Tile<T>& tile, const long* seen, Strip& strip, float* scores, float* factors) {
+        const auto seen_of = [&](int r, int i) { return (int)std::clamp<long>(seen[r] - i * kLanes, 0, kLanes); };
+        alignas(64) float largest_of[kLanes] = {}, sum_of[kLanes] = {};
+        for (int r = 0; r < R; ++r) {
+            Vec most = broadcast(-INFINITY);
+#pragma GCC unroll 4
+            for (int i = 0; i < kPanels; ++i) {
+                Vec score = load(scores + r * kTile + i * kLanes);
+                if constexpr (kHasScales<T>) score = mul(score, load(tile.key_scales + i * kLanes));
+                if constexpr (!kSeesAll) score = keep_first(seen_of(r, i), score, broadcast(-INFINITY));
+                if constexpr (!kSeesAll || kHasScales<T>) store(scores + r * kTile + i * kLanes, score);
+                most = max(score, most);
+            }
+            largest_of[r] = largest(most);
+        }
+        const Vec before = load(strip.maxima), now = max(load(largest_of), before);
+        store(strip.maxima, now);
+        const Vec factor = exp2(sub(before, now));
+        store(factors, factor);
+        for (int r = 0; r < R; ++r) {
+            Vec total = zero();
+#pragma GCC unroll 4
+            for (int i = 0; i < kPanels; ++i) {
+                float* place = scores + r * kTile + i * kLanes;
+                Vec weight = exp2(sub(load(place), broadcast(strip.maxima[r])));
+                if constexpr (!kSeesAll) weight = keep_first(seen_of(r, i), weight, zero());
+                total = add(total, weight);
+                if constexpr (kHasScales<T>) weight = mul(weight, load(tile.value_scales + i * kLanes));
+                store(place, weight);
+            }
+            sum_of[r] = sum(total);
+        }
+        store(strip.totals, add(mul(load(strip.totals), factor), load(sum_of)));
+    }
+
+    // sums[r] = sums[r] * factors[r] + weights[r][t] * value[t], in order of t.
+    template <int R>
+    INLINE void add_values(const Tile<T>& tile, long count, Strip& strip, const float* weights,
+                           const float* factors) const {
+        const long dim = shape_.head_dim;
+        for_panels<R>(dim / kLanes, [&](auto width, long panel) {
+            Vec sum[R][width];
+            float* sums = strip.sums + panel * kLanes;
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                sum[r][p] = mul(load(sums + r * dim + p * kLanes), broadcast(factors[r]));
+            });
+            for (long t = 0; t < count; t += kLanes) {
+                const T* values[width];
+                for (int p = 0; p < width; ++p) values[p] = tile.values[t / kLanes] + (panel + p) * kLanes;
+                multiply_add(sum, weights + t, kTile, 1, values, row_size<T>(dim), std::min<long>(kLanes, count - t));
+            }
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                store(sums + r * dim + p * kLanes, sum[r][p]);
+            });
+        });
+    }
+
+    // f(Count<width>, first panel), as wide as the registers allow, then by halves.
     template <int R, class F>
     INLINE static void for_panels(long num_panels, F f) {
-        constexpr int kWidth = std::min(panels_of(R), kPanels);
-        long panel = 0;
-        for (; panel + kWidth <= num_panels; panel += kWidth) f(Count<kWidth>(), panel);
-        for (; panel < num_panels; ++panel) f(Count<1>(), panel);
+        cut_panels<width_of(R)>(0, num_panels, f);
+    }
+    template <int Width, class F>
+    INLINE static void cut_panels(long panel, long num_panels, F f) {
+        for (; panel + Width <= num_panels; panel += Width) f(Count<Width>(), panel);
+        if constexpr (Width > 1) cut_panels<Width / 2>(panel, num_panels, f);
     }
 
     const Batch& batch_;
