@@ -20,6 +20,7 @@ namespace {
 constexpr int kTile = 64;
 constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
+constexpr long kPiecesPerThread = 4;
 constexpr float kLog2E = 1.44269504f;
 
 // Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
@@ -32,35 +33,43 @@ constexpr int width_of(int rows) {
     return panels;
 }
 
-// Floats at the start of a cache line.
-class Buffer {
-  public:
-    float* resize(long size) {
-        floats_.resize(size + kLanes);
-        return (float*)(((uintptr_t)floats_.data() + 63) & ~(uintptr_t)63);
-    }
-
-  private:
-    std::vector<float> floats_;
-};
-
 struct Item {
     long sequence, kv_head, first_row, num_rows;
 };
 
-// Some rows of an item, with what is kept of them from tile to tile.
+// Some rows of an item and what is kept of them from tile to tile. The queries lie in chunks, so that the distance of
+// two rows is a constant: [head_dim / 64][rows][64]; the sums in panels: [head_dim / 16][rows][16].
 struct Strip {
-    long first_row, longest;  // of the item; context that its last row sees
-    float *query, *sums;      // [head_dim][rows], [rows][head_dim]
-    alignas(64) float maxima[kLanes], totals[kLanes];
+    float *query, *sums, *weights;
+    long context[kStripRows];
+    alignas(64) float maxima[kLanes], totals[kLanes], factors[kLanes];
 };
 
-// One tile of an item's context: where its panels of sixteen tokens lie, and for int8 their scales.
+// One tile of an item's context: where its panels of sixteen tokens lie, for int8 also their scales.
 template <class T>
 struct Tile {
     long first, count;
     const T *keys[kPanels], *values[kPanels];
     alignas(64) float key_scales[kTile], value_scales[kTile];
+};
+
+// What a thread needs for an item.
+class Workspace {
+  public:
+    Strip strips[kItemRows];
+
+    void resize(long head_dim) {
+        const long chunks = (head_dim + kTile - 1) / kTile;
+        floats_.resize(kItemRows * (chunks * kTile + head_dim + kTile) + kLanes);
+        query = (float*)(((uintptr_t)floats_.data() + 63) & ~(uintptr_t)63);  // at the start of a cache line
+        sums = query + kItemRows * chunks * kTile;
+        weights = sums + kItemRows * head_dim;
+    }
+
+    float *query, *sums, *weights;
+
+  private:
+    std::vector<float> floats_;
 };
 
 template <class T>
@@ -71,11 +80,12 @@ class PagedAttention {
         : batch_(batch), shape_(shape), query_(query), keys_((const T*)keys), values_((const T*)values), y_(y),
           num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), scale_(scale * kLog2E) {}
 
+    // Each thread gets a few pieces of items that follow each other, to ask early for what comes next.
     void run() const {
         const std::vector<Item> items = work();
-        parallel_for((long)items.size(), 1, false, [&](long begin, long end) {
-            for (long i = begin; i < end; ++i) attend(items[i]);
-        });
+        const long grain = std::max<long>(1, (long)items.size() / (kPiecesPerThread * num_threads()));
+        parallel_for((long)items.size(), grain, false,
+                     [&](long begin, long end) { attend(items.data() + begin, items.data() + end); });
     }
 
   private:
@@ -84,7 +94,7 @@ class PagedAttention {
         std::vector<Item> items;
         for (long sequence = 0; sequence < batch_.num_seqs; ++sequence) {
             const long rows = (batch_.query_start[sequence + 1] - batch_.query_start[sequence]) * group_;
-            for (long row = (rows - 1) / kItemRows * kItemRows; row >= 0; row -= kItemRows)
+            for (long row = (rows + kItemRows - 1) / kItemRows * kItemRows - kItemRows; row >= 0; row -= kItemRows)
                 for (long head = 0; head < shape_.num_kv_heads; ++head)
                     items.push_back({sequence, head, row, std::min(kItemRows, rows - row)});
         }
@@ -104,38 +114,88 @@ class PagedAttention {
         return batch_.context_lens[item.sequence] - num_tokens + (item.first_row + row) / group_ + 1;
     }
 
-    void attend(const Item& item) const {
-        static thread_local Buffer query_space, sums_space;
-        const long dim = shape_.head_dim, longest = context_of(item, item.num_rows - 1);
-        float* const query = query_space.resize(item.num_rows * dim);
-        float* const sums = sums_space.resize(item.num_rows * dim);
-        std::fill(sums, sums + item.num_rows * dim, 0.0f);
-        Strip strips[kItemRows];
+    void attend(const Item* item, const Item* end) const {
+        static thread_local Workspace space;
+        space.resize(shape_.head_dim);
+        Tile<T> tiles[2];
+        int current = 0;
+        find(*item, 0, tiles[current]);
+        for (; item != end; ++item) {
+            begin(*item, space);
+            const long longest = context_of(*item, item->num_rows - 1);
+            for (long first = 0; first < longest; first += kTile, current ^= 1) {
+                Tile<T>& next = tiles[current ^ 1];
+                if (first + kTile < longest)
+                    find(*item, first + kTile, next);
+                else if (item + 1 != end)
+                    find(item[1], 0, next);
+                else
+                    next = tiles[current];
+                if constexpr (kHasScales<T>) read_scales(*item, tiles[current]);
+                attend_tile(*item, tiles[current], next, space);
+            }
+            finish(*item, space);
+        }
+    }
+
+    void begin(const Item& item, Workspace& space) const {
+        const long dim = shape_.head_dim, chunks = (dim + kTile - 1) / kTile;
         for_strips(item, [&](auto height, long row, long i) {
-            strips[i].first_row = row;
-            strips[i].longest = context_of(item, row + height - 1);
-            strips[i].query = query + row * dim;
-            strips[i].sums = sums + row * dim;
-            std::fill(strips[i].maxima, strips[i].maxima + kLanes, -INFINITY);
-            std::fill(strips[i].totals, strips[i].totals + kLanes, 0.0f);
+            Strip& strip = space.strips[i];
+            strip.query = space.query + row * chunks * kTile;
+            strip.sums = space.sums + row * dim;
+            strip.weights = space.weights + row * kTile;
+            std::fill(strip.sums, strip.sums + height * dim, 0.0f);
+            store(strip.maxima, broadcast(-INFINITY));
+            store(strip.totals, zero());
             for (int r = 0; r < height; ++r) {
+                strip.context[r] = context_of(item, row + r);
                 const float* from = query_ + place(item, row + r);
-                for (long d = 0; d < dim; ++d) strips[i].query[d * height + r] = from[d] * scale_;
+                for (long d = 0; d < dim; d += kLanes)
+                    store(strip.query + (d / kTile * height + r) * kTile + d % kTile,
+                          mul(load(from + d), broadcast(scale_)));
             }
         });
-        Tile<T> tile;
-        for (long first = 0; first < longest; first += kTile) {
-            find(item, first, std::min<long>(kTile, longest - first), tile);
-            for_strips(item, [&](auto height, long, long i) {
-                if (strips[i].longest > first) attend_tile<height>(item, tile, strips[i]);
-            });
-        }
+    }
+
+    void finish(const Item& item, const Workspace& space) const {
         for_strips(item, [&](auto height, long row, long i) {
+            const Strip& strip = space.strips[i];
             for (int r = 0; r < height; ++r) {
-                const float inverse = 1.0f / strips[i].totals[r];
+                const Vec inverse = broadcast(1.0f / strip.totals[r]);
                 float* to = y_ + place(item, row + r);
-                for (long d = 0; d < dim; ++d) to[d] = strips[i].sums[r * dim + d] * inverse;
+                for (long d = 0; d < shape_.head_dim; d += kLanes)
+                    store(to + d, mul(load(strip.sums + d * height + r * kLanes), inverse));
             }
+        });
+    }
+
+    // All strips' keys before all strips' values: one of both fits into the nearest cache beside what is summed. Where
+    // there is one strip, memory is what takes the time: ask for the next tile meanwhile.
+    void attend_tile(const Item& item, const Tile<T>& tile, const Tile<T>& next, Workspace& space) const {
+        const auto for_seeing = [&](auto f) {
+            for_strips(item, [&](auto height, long, long i) {
+                Strip& strip = space.strips[i];
+                const long count = std::min<long>(kTile, strip.context[height - 1] - tile.first);
+                if (count > 0) f(height, strip, count);
+            });
+        };
+        const bool is_alone = item.num_rows <= kStripRows;
+        for_seeing([&](auto height, Strip& strip, long count) {
+            if (is_alone)
+                score<height, true>(tile, next, count, strip);
+            else
+                score<height, false>(tile, next, count, strip);
+            if (strip.context[0] - tile.first >= kTile)
+                weigh<height, true>(tile, strip);
+            else
+                weigh<height, false>(tile, strip);
+        });
+        for_seeing([&](auto height, Strip& strip, long count) {
+            if (is_alone)
+                add_values<height, true>(tile, next, count, strip);
+            else
+                add_values<height, false>(tile, next, count, strip);
         });
     }
 
@@ -146,52 +206,55 @@ class PagedAttention {
         for_row_tiles<kStripRows>(item.num_rows, [&](auto height, long row) { f(height, row, index++); });
     }
 
-    void find(const Item& item, long first, long count, Tile<T>& tile) const {
+    void find(const Item& item, long first, Tile<T>& tile) const {
         tile.first = first;
-        tile.count = count;
+        tile.count = std::min<long>(kTile, context_of(item, item.num_rows - 1) - first);
         const long row = row_size<T>(shape_.head_dim);
-        for (long panel = 0; panel * kLanes < count; ++panel) {
+        for (long panel = 0; panel * kLanes < tile.count; ++panel) {
             const unsigned position = (unsigned)(first + panel * kLanes), block_size = (unsigned)shape_.block_size;
             const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / block_size];
             const long start = (block * shape_.num_kv_heads + item.kv_head) * row * shape_.block_size;
             const long within = position % block_size;
             tile.keys[panel] = keys_ + start + within;
             tile.values[panel] = values_ + start + within * row;
-            if constexpr (kHasScales<T>) {
-                const T* scales = keys_ + start + shape_.head_dim * shape_.block_size + within * sizeof(float);
-                memcpy(tile.key_scales + panel * kLanes, scales, kLanes * sizeof(float));
-                const long seen = std::min<long>(kLanes, count - panel * kLanes);
-                for (long t = 0; t < kLanes; ++t) {
-                    float& scale = tile.value_scales[panel * kLanes + t] = 0.0f;
-                    if (t < seen) memcpy(&scale, tile.values[panel] + t * row + shape_.head_dim, sizeof scale);
-                }
-            }
+        }
+        for (long panel = (tile.count + kLanes - 1) / kLanes; panel < kPanels; ++panel) {
+            tile.keys[panel] = tile.keys[0];
+            tile.values[panel] = tile.values[0];
         }
     }
 
-    template <int R>
-    void attend_tile(const Item& item, const Tile<T>& tile, Strip& strip) const {
-        alignas(64) float weights[R * kTile], factors[kLanes];
-        const long count = std::min(tile.count, strip.longest - tile.first);
-        score<R>(tile, count, strip, weights);
-        long seen[R];
-        for (int r = 0; r < R; ++r) seen[r] = context_of(item, strip.first_row + r) - tile.first;
-        if (seen[0] >= kTile)
-            weigh<R, true>(tile, seen, strip, weights, factors);
-        else
-            weigh<R, false>(tile, seen, strip, weights, factors);
-        add_values<R>(tile, count, strip, weights, factors);
+    // A block's key scales follow its keys, a value's scale the value.
+    void read_scales(const Item& item, Tile<T>& tile) const {
+        const long row = row_size<T>(shape_.head_dim);
+        for (long panel = 0; panel * kLanes < tile.count; ++panel) {
+            const long within = (tile.first + panel * kLanes) % shape_.block_size;
+            const T* scales = tile.keys[panel] + shape_.head_dim * shape_.block_size + within * (sizeof(float) - 1);
+            memcpy(tile.key_scales + panel * kLanes, scales, kLanes * sizeof(float));
+            const long num_seen = std::min<long>(kLanes, tile.count - panel * kLanes);
+            float* to = tile.value_scales + panel * kLanes;
+            std::fill(to, to + kLanes, 0.0f);
+            for (long t = 0; t < num_seen; ++t)
+                memcpy(to + t, tile.values[panel] + t * row + shape_.head_dim, sizeof(float));
+        }
     }
 
-    // scores[r][t] = query[r] . key[t], without the keys' scales; of panels that a row of the strip sees.
-    template <int R>
-    INLINE void score(const Tile<T>& tile, long count, const Strip& strip, float* scores) const {
+    // weights[r][t] = query[r] . key[t], without the keys' scales; of panels that a row of the strip sees.
+    template <int R, bool kAhead>
+    void score(const Tile<T>& tile, const Tile<T>& next, long count, const Strip& strip) const {
+        const long dim = shape_.head_dim, block_size = shape_.block_size;
         for_panels<R>((count + kLanes - 1) / kLanes, [&](auto width, long panel) {
             Vec sum[R][width];
             for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = zero(); });
-            multiply_add(sum, strip.query, 1, R, tile.keys + panel, shape_.block_size, shape_.head_dim);
+            for (long d = 0; d < dim; d += kTile) {
+                const T *keys[width], *ahead[width];
+                for (int p = 0; p < width; ++p) keys[p] = tile.keys[panel + p] + d * block_size;
+                for (int p = 0; p < width; ++p) ahead[p] = next.keys[panel + p] + d * block_size;
+                multiply_add(sum, strip.query + d * R, kTile, keys, block_size, std::min<long>(kTile, dim - d),
+                             kAhead ? ahead : nullptr);
+            }
             for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
-                store(scores + r * kTile + (panel + p) * kLanes, sum[r][p]);
+                store(strip.weights + r * kTile + (panel + p) * kLanes, sum[r][p]);
             });
         });
     }
@@ -199,32 +262,34 @@ class PagedAttention {
     // Scores become weights under the running maximum, times the values' scales; what was summed under the maximum
     // before is to be multiplied by the row's factor.
     template <int R, bool kSeesAll>
-    INLINE static void weigh(const Tile<T>& tile, const long* seen, Strip& strip, float* scores, float* factors) {
-        const auto seen_of = [&](int r, int i) { return (int)std::clamp<long>(seen[r] - i * kLanes, 0, kLanes); };
+    static void weigh(const Tile<T>& tile, Strip& strip) {
+        const auto seen = [&](int r, int i) {
+            return (int)std::clamp<long>(strip.context[r] - tile.first - i * kLanes, 0, kLanes);
+        };
         alignas(64) float largest_of[kLanes] = {}, sum_of[kLanes] = {};
         for (int r = 0; r < R; ++r) {
             Vec most = broadcast(-INFINITY);
 #pragma GCC unroll 4
             for (int i = 0; i < kPanels; ++i) {
-                Vec score = load(scores + r * kTile + i * kLanes);
+                float* place = strip.weights + r * kTile + i * kLanes;
+                Vec score = load(place);
                 if constexpr (kHasScales<T>) score = mul(score, load(tile.key_scales + i * kLanes));
-                if constexpr (!kSeesAll) score = keep_first(seen_of(r, i), score, broadcast(-INFINITY));
-                if constexpr (!kSeesAll || kHasScales<T>) store(scores + r * kTile + i * kLanes, score);
+                if constexpr (!kSeesAll) score = keep_first(seen(r, i), score, broadcast(-INFINITY));
+                if constexpr (!kSeesAll || kHasScales<T>) store(place, score);
                 most = max(score, most);
             }
             largest_of[r] = largest(most);
         }
-        const Vec before = load(strip.maxima), now = max(load(largest_of), before);
+        const Vec before = load(strip.maxima), now = max(load(largest_of), before), factor = exp2(sub(before, now));
         store(strip.maxima, now);
-        const Vec factor = exp2(sub(before, now));
-        store(factors, factor);
+        store(strip.factors, factor);
         for (int r = 0; r < R; ++r) {
             Vec total = zero();
 #pragma GCC unroll 4
             for (int i = 0; i < kPanels; ++i) {
-                float* place = scores + r * kTile + i * kLanes;
+                float* place = strip.weights + r * kTile + i * kLanes;
                 Vec weight = exp2(sub(load(place), broadcast(strip.maxima[r])));
-                if constexpr (!kSeesAll) weight = keep_first(seen_of(r, i), weight, zero());
+                if constexpr (!kSeesAll) weight = keep_first(seen(r, i), weight, zero());
                 total = add(total, weight);
                 if constexpr (kHasScales<T>) weight = mul(weight, load(tile.value_scales + i * kLanes));
                 store(place, weight);
@@ -235,23 +300,24 @@ class PagedAttention {
     }
 
     // sums[r] = sums[r] * factors[r] + weights[r][t] * value[t], in order of t.
-    template <int R>
-    INLINE void add_values(const Tile<T>& tile, long count, Strip& strip, const float* weights,
-                           const float* factors) const {
-        const long dim = shape_.head_dim;
-        for_panels<R>(dim / kLanes, [&](auto width, long panel) {
+    template <int R, bool kAhead>
+    void add_values(const Tile<T>& tile, const Tile<T>& next, long count, Strip& strip) const {
+        const long row = row_size<T>(shape_.head_dim);
+        for_panels<R>(shape_.head_dim / kLanes, [&](auto width, long panel) {
             Vec sum[R][width];
-            float* sums = strip.sums + panel * kLanes;
+            float* sums = strip.sums + panel * R * kLanes;
             for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
-                sum[r][p] = mul(load(sums + r * dim + p * kLanes), broadcast(factors[r]));
+                sum[r][p] = mul(load(sums + (p * R + r) * kLanes), broadcast(strip.factors[r]));
             });
             for (long t = 0; t < count; t += kLanes) {
-                const T* values[width];
+                const T *values[width], *ahead[width];
                 for (int p = 0; p < width; ++p) values[p] = tile.values[t / kLanes] + (panel + p) * kLanes;
-                multiply_add(sum, weights + t, kTile, 1, values, row_size<T>(dim), std::min<long>(kLanes, count - t));
+                for (int p = 0; p < width; ++p) ahead[p] = next.values[t / kLanes] + (panel + p) * kLanes;
+                multiply_add(sum, strip.weights + t, kTile, values, row, std::min<long>(kLanes, count - t),
+                             kAhead ? ahead : nullptr);
             }
             for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
-                store(sums + r * dim + p * kLanes, sum[r][p]);
+                store(sums + (p * R + r) * kLanes, sum[r][p]);
             });
         });
     }
