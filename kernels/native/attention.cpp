@@ -2,7 +2,9 @@
 //
 // Tiles are cut at multiples of 64 tokens from the sequence's first, whatever is computed with them, and within a tile
 // every sum has one order: a token's result has the same bits alone, in a batch, in a chunk of any length or after a
-// hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head.
+// hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head. Its
+// rows are cut into strips of as many as the registers hold sums for; a strip reads no panel of keys that none of its
+// rows sees.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -18,23 +20,56 @@ namespace {
 constexpr int kTile = 64;
 constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
+constexpr long kPiecesPerThread = 4;
 constexpr float kLog2E = 1.44269504f;
+
+// Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
+constexpr int kStripRows = std::min(kMaxRows, 6);
+
+// Panels that a strip's sums take at once: as many as the registers hold beside the weights and one broadcast number.
+constexpr int width_of(int rows) {
+    int panels = 1;
+    while (panels < kPanels && (2 * panels * (rows + 1) + 1) * kRegistersPerVec <= kVectorRegisters) panels *= 2;
+    return panels;
+}
 
 struct Item {
     long sequence, kv_head, first_row, num_rows;
 };
 
-// What one item needs while it runs; a thread keeps it.
-struct Workspace {
-    std::vector<float> query, scores, sums, maxima, totals;
+// Some rows of an item and what is kept of them from tile to tile. The queries lie in chunks, so that the distance of
+// two rows is a constant: [head_dim / 64][rows][64]; the sums in panels: [head_dim / 16][rows][16].
+struct Strip {
+    float *query, *sums, *weights;
+    long context[kStripRows];
+    alignas(64) float maxima[kLanes], totals[kLanes], factors[kLanes];
+};
 
-    void resize(long rows, long head_dim) {
-        query.resize(rows * head_dim);
-        scores.resize(rows * kTile);
-        sums.assign(rows * head_dim, 0.0f);
-        maxima.assign(rows, -INFINITY);
-        totals.assign(rows, 0.0f);
+// One tile of an item's context: where its panels of sixteen tokens lie, for int8 also their scales.
+template <class T>
+struct Tile {
+    long first, count;
+    const T *keys[kPanels], *values[kPanels];
+    alignas(64) float key_scales[kTile], value_scales[kTile];
+};
+
+// What a thread needs for an item.
+class Workspace {
+  public:
+    Strip strips[kItemRows];
+
+    void resize(long head_dim) {
+        const long chunks = (head_dim + kTile - 1) / kTile;
+        floats_.resize(kItemRows * (chunks * kTile + head_dim + kTile) + kLanes);
+        query = (float*)(((uintptr_t)floats_.data() + 63) & ~(uintptr_t)63);  // at the start of a cache line
+        sums = query + kItemRows * chunks * kTile;
+        weights = sums + kItemRows * head_dim;
     }
+
+    float *query, *sums, *weights;
+
+  private:
+    std::vector<float> floats_;
 };
 
 template <class T>
@@ -45,19 +80,21 @@ class PagedAttention {
         : batch_(batch), shape_(shape), query_(query), keys_((const T*)keys), values_((const T*)values), y_(y),
           num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), scale_(scale * kLog2E) {}
 
+    // Each thread gets a few pieces of items that follow each other, to ask early for what comes next.
     void run() const {
         const std::vector<Item> items = work();
-        parallel_for((long)items.size(), 1, false, [&](long begin, long end) {
-            for (long i = begin; i < end; ++i) attend(items[i]);
-        });
+        const long grain = std::max<long>(1, (long)items.size() / (kPiecesPerThread * num_threads()));
+        parallel_for((long)items.size(), grain, false,
+                     [&](long begin, long end) { attend(items.data() + begin, items.data() + end); });
     }
 
   private:
+    // The last rows of a sequence see most and come first: no thread is left with a long item at the end.
     std::vector<Item> work() const {
         std::vector<Item> items;
         for (long sequence = 0; sequence < batch_.num_seqs; ++sequence) {
             const long rows = (batch_.query_start[sequence + 1] - batch_.query_start[sequence]) * group_;
-            for (long row = 0; row < rows; row += kItemRows)
+            for (long row = (rows + kItemRows - 1) / kItemRows * kItemRows - kItemRows; row >= 0; row -= kItemRows)
                 for (long head = 0; head < shape_.num_kv_heads; ++head)
                     items.push_back({sequence, head, row, std::min(kItemRows, rows - row)});
         }
@@ -77,139 +114,223 @@ class PagedAttention {
         return batch_.context_lens[item.sequence] - num_tokens + (item.first_row + row) / group_ + 1;
     }
 
-    void attend(const Item& item) const {
+    void attend(const Item* item, const Item* end) const {
         static thread_local Workspace space;
-        const long dim = shape_.head_dim, longest = context_of(item, item.num_rows - 1);
-        space.resize(item.num_rows, dim);
-        for (long row = 0; row < item.num_rows; ++row) {
-            const float* from = query_ + place(item, row);
-            for (long d = 0; d < dim; ++d) space.query[row * dim + d] = from[d] * scale_;
-        }
-        for (long first = 0; first < longest; first += kTile) {
-            const long count = std::min<long>(kTile, longest - first);
-            score(item, first, count, space);
-            for (long row = 0; row < item.num_rows; ++row) weigh(row, context_of(item, row) - first, space);
-            add_values(item, first, count, space);
-        }
-        for (long row = 0; row < item.num_rows; ++row) {
-            const float inverse = 1.0f / space.totals[row];
-            float* to = y_ + place(item, row);
-            for (long d = 0; d < dim; ++d) to[d] = space.sums[row * dim + d] * inverse;
-        }
-    }
-
-    // The block of keys or values that holds a position of the context.
-    const T* block_of(const T* cache, const Item& item, long position) const {
-        const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / shape_.block_size];
-        return cache + (block * shape_.num_kv_heads + item.kv_head) * row_size<T>(shape_.head_dim) * shape_.block_size;
-    }
-
-    // scores[row][t] = query[row] . key[first + t], by panels of sixteen keys. A key's scale comes last.
-    void score(const Item& item, long first, long count, Workspace& space) const {
-        const T* keys[kPanels];
-        const long num_panels = (count + kLanes - 1) / kLanes;
-        for (long panel = 0; panel < num_panels; ++panel) {
-            const long position = first + panel * kLanes;
-            keys[panel] = block_of(keys_, item, position) + position % shape_.block_size;
-        }
-        std::fill(space.scores.begin(), space.scores.end(), 0.0f);
-        for_row_tiles<kMaxRows>(item.num_rows, [&](auto height, long row) {
-            const float* query = space.query.data() + row * shape_.head_dim;
-            for_panels<height>(num_panels, [&](auto width, long panel) {
-                multiply_tile<height, width>(query, shape_.head_dim, keys + panel, shape_.block_size, shape_.head_dim,
-                                             space.scores.data() + row * kTile + panel * kLanes, kTile);
-            });
-        });
-        if constexpr (kHasScales<T>) {
-            for (long panel = 0; panel < num_panels; ++panel) {
-                const long position = first + panel * kLanes;
-                const T* block = block_of(keys_, item, position) + shape_.head_dim * shape_.block_size;
-                const Vec scales = load((const float*)block + position % shape_.block_size);
-                scale_scores(item, panel, scales, space);
+        space.resize(shape_.head_dim);
+        Tile<T> tiles[2];
+        int current = 0;
+        find(*item, 0, tiles[current]);
+        for (; item != end; ++item) {
+            begin(*item, space);
+            const long longest = context_of(*item, item->num_rows - 1);
+            for (long first = 0; first < longest; first += kTile, current ^= 1) {
+                Tile<T>& next = tiles[current ^ 1];
+                if (first + kTile < longest)
+                    find(*item, first + kTile, next);
+                else if (item + 1 != end)
+                    find(item[1], 0, next);
+                else
+                    next = tiles[current];
+                if constexpr (kHasScales<T>) read_scales(*item, tiles[current]);
+                attend_tile(*item, tiles[current], next, space);
             }
+            finish(*item, space);
         }
     }
 
-    static void scale_scores(const Item& item, long panel, Vec scales, Workspace& space) {
-        for (long row = 0; row < item.num_rows; ++row) {
-            float* scores = space.scores.data() + row * kTile + panel * kLanes;
-            store(scores, mul(load(scores), scales));
-        }
+    void begin(const Item& item, Workspace& space) const {
+        const long dim = shape_.head_dim, chunks = (dim + kTile - 1) / kTile;
+        for_strips(item, [&](auto height, long row, long i) {
+            Strip& strip = space.strips[i];
+            strip.query = space.query + row * chunks * kTile;
+            strip.sums = space.sums + row * dim;
+            strip.weights = space.weights + row * kTile;
+            std::fill(strip.sums, strip.sums + height * dim, 0.0f);
+            store(strip.maxima, broadcast(-INFINITY));
+            store(strip.totals, zero());
+            for (int r = 0; r < height; ++r) {
+                strip.context[r] = context_of(item, row + r);
+                const float* from = query_ + place(item, row + r);
+                for (long d = 0; d < dim; d += kLanes)
+                    store(strip.query + (d / kTile * height + r) * kTile + d % kTile,
+                          mul(load(from + d), broadcast(scale_)));
+            }
+        });
     }
 
-    // Weights take on the scales of the values that they are for.
-    void scale_weights(const Item& item, long first, long count, Workspace& space) const {
+    void finish(const Item& item, const Workspace& space) const {
+        for_strips(item, [&](auto height, long row, long i) {
+            const Strip& strip = space.strips[i];
+            for (int r = 0; r < height; ++r) {
+                const Vec inverse = broadcast(1.0f / strip.totals[r]);
+                float* to = y_ + place(item, row + r);
+                for (long d = 0; d < shape_.head_dim; d += kLanes)
+                    store(to + d, mul(load(strip.sums + d * height + r * kLanes), inverse));
+            }
+        });
+    }
+
+    // All strips' keys before all strips' values: one of both fits into the nearest cache beside what is summed. Where
+    // there is one strip, memory is what takes the time: ask for the next tile meanwhile.
+    void attend_tile(const Item& item, const Tile<T>& tile, const Tile<T>& next, Workspace& space) const {
+        const auto for_seeing = [&](auto f) {
+            for_strips(item, [&](auto height, long, long i) {
+                Strip& strip = space.strips[i];
+                const long count = std::min<long>(kTile, strip.context[height - 1] - tile.first);
+                if (count > 0) f(height, strip, count);
+            });
+        };
+        const bool is_alone = item.num_rows <= kStripRows;
+        for_seeing([&](auto height, Strip& strip, long count) {
+            if (is_alone)
+                score<height, true>(tile, next, count, strip);
+            else
+                score<height, false>(tile, next, count, strip);
+            if (strip.context[0] - tile.first >= kTile)
+                weigh<height, true>(tile, strip);
+            else
+                weigh<height, false>(tile, strip);
+        });
+        for_seeing([&](auto height, Strip& strip, long count) {
+            if (is_alone)
+                add_values<height, true>(tile, next, count, strip);
+            else
+                add_values<height, false>(tile, next, count, strip);
+        });
+    }
+
+    // f(Count<height>, first row, index) for an item's strips.
+    template <class F>
+    INLINE static void for_strips(const Item& item, F f) {
+        long index = 0;
+        for_row_tiles<kStripRows>(item.num_rows, [&](auto height, long row) { f(height, row, index++); });
+    }
+
+    void find(const Item& item, long first, Tile<T>& tile) const {
+        tile.first = first;
+        tile.count = std::min<long>(kTile, context_of(item, item.num_rows - 1) - first);
         const long row = row_size<T>(shape_.head_dim);
-        float scales[kTile] = {};
-        for (long t = 0; t < count; ++t) {
-            const long position = first + t;
-            const T* slot = block_of(values_, item, position) + position % shape_.block_size * row;
-            memcpy(scales + t, slot + shape_.head_dim, sizeof(float));
+        for (long panel = 0; panel * kLanes < tile.count; ++panel) {
+            const unsigned position = (unsigned)(first + panel * kLanes), block_size = (unsigned)shape_.block_size;
+            const long block = batch_.block_tables[item.sequence * batch_.max_blocks + position / block_size];
+            const long start = (block * shape_.num_kv_heads + item.kv_head) * row * shape_.block_size;
+            const long within = position % block_size;
+            tile.keys[panel] = keys_ + start + within;
+            tile.values[panel] = values_ + start + within * row;
         }
-        for (long panel = 0; panel * kLanes < count; ++panel)
-            scale_scores(item, panel, load(scales + panel * kLanes), space);
+        for (long panel = (tile.count + kLanes - 1) / kLanes; panel < kPanels; ++panel) {
+            tile.keys[panel] = tile.keys[0];
+            tile.values[panel] = tile.values[0];
+        }
     }
 
-    // Scores become weights under the running maximum; what was summed under the old one is scaled down to it.
-    void weigh(long row, long num_seen, Workspace& space) const {
-        float* scores = space.scores.data() + row * kTile;
-        if (num_seen <= 0) {
-            std::fill(scores, scores + kTile, 0.0f);
-            return;
+    // A block's key scales follow its keys, a value's scale the value.
+    void read_scales(const Item& item, Tile<T>& tile) const {
+        const long row = row_size<T>(shape_.head_dim);
+        for (long panel = 0; panel * kLanes < tile.count; ++panel) {
+            const long within = (tile.first + panel * kLanes) % shape_.block_size;
+            const T* scales = tile.keys[panel] + shape_.head_dim * shape_.block_size + within * (sizeof(float) - 1);
+            memcpy(tile.key_scales + panel * kLanes, scales, kLanes * sizeof(float));
+            const long num_seen = std::min<long>(kLanes, tile.count - panel * kLanes);
+            float* to = tile.value_scales + panel * kLanes;
+            std::fill(to, to + kLanes, 0.0f);
+            for (long t = 0; t < num_seen; ++t)
+                memcpy(to + t, tile.values[panel] + t * row + shape_.head_dim, sizeof(float));
         }
-        Vec part[kPanels];
-        Vec most = broadcast(-INFINITY);
-        for (int i = 0; i < kPanels; ++i) {
-            const int seen = (int)std::clamp<long>(num_seen - i * kLanes, 0, kLanes);
-            part[i] = keep_first(seen, load(scores + i * kLanes), broadcast(-INFINITY));
-            most = max(part[i], most);
-        }
-        const float before = space.maxima[row], now = std::max(before, largest(most));
-        Vec total = zero();
-        for (int i = 0; i < kPanels; ++i) {
-            const int seen = (int)std::clamp<long>(num_seen - i * kLanes, 0, kLanes);
-            part[i] = keep_first(seen, exp2(sub(part[i], broadcast(now))), zero());
-            total = add(total, part[i]);
-            store(scores + i * kLanes, part[i]);
-        }
-        space.maxima[row] = now;
-        if (before == now) {
-            space.totals[row] += sum(total);
-            return;
-        }
-        float lane[kLanes];
-        store(lane, exp2(broadcast(before - now)));
-        space.totals[row] = space.totals[row] * lane[0] + sum(total);
-        float* sums = space.sums.data() + row * shape_.head_dim;
-        for (long d = 0; d < shape_.head_dim; ++d) sums[d] *= lane[0];
     }
 
-    // sums[row] += scores[row][t] * value[first + t].
-    void add_values(const Item& item, long first, long count, Workspace& space) const {
-        const long dim = shape_.head_dim, stride = row_size<T>(dim);
-        if constexpr (kHasScales<T>) scale_weights(item, first, count, space);
-        for_row_tiles<kMaxRows>(item.num_rows, [&](auto height, long row) {
-            for_panels<height>(dim / kLanes, [&](auto width, long panel) {
-                float* sums = space.sums.data() + row * dim + panel * kLanes;
-                for (long t = 0; t < count; t += kLanes) {
-                    const long position = first + t;
-                    const T* block = block_of(values_, item, position);
-                    const T* values[width];
-                    for (int p = 0; p < width; ++p)
-                        values[p] = block + position % shape_.block_size * stride + (panel + p) * kLanes;
-                    multiply_tile<height, width>(space.scores.data() + row * kTile + t, kTile, values, stride,
-                                                 std::min<long>(kLanes, count - t), sums, dim);
-                }
+    // weights[r][t] = query[r] . key[t], without the keys' scales; of panels that a row of the strip sees.
+    template <int R, bool kAhead>
+    void score(const Tile<T>& tile, const Tile<T>& next, long count, const Strip& strip) const {
+        const long dim = shape_.head_dim, block_size = shape_.block_size;
+        for_panels<R>((count + kLanes - 1) / kLanes, [&](auto width, long panel) {
+            Vec sum[R][width];
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = zero(); });
+            for (long d = 0; d < dim; d += kTile) {
+                const T *keys[width], *ahead[width];
+                for (int p = 0; p < width; ++p) keys[p] = tile.keys[panel + p] + d * block_size;
+                for (int p = 0; p < width; ++p) ahead[p] = next.keys[panel + p] + d * block_size;
+                multiply_add(sum, strip.query + d * R, kTile, keys, block_size, std::min<long>(kTile, dim - d),
+                             kAhead ? ahead : nullptr);
+            }
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                store(strip.weights + r * kTile + (panel + p) * kLanes, sum[r][p]);
             });
         });
     }
 
+    // Scores become weights under the running maximum, times the values' scales; what was summed under the maximum
+    // before is to be multiplied by the row's factor.
+    template <int R, bool kSeesAll>
+    static void weigh(const Tile<T>& tile, Strip& strip) {
+        const auto seen = [&](int r, int i) {
+            return (int)std::clamp<long>(strip.context[r] - tile.first - i * kLanes, 0, kLanes);
+        };
+        alignas(64) float largest_of[kLanes] = {}, sum_of[kLanes] = {};
+        for (int r = 0; r < R; ++r) {
+            Vec most = broadcast(-INFINITY);
+#pragma GCC unroll 4
+            for (int i = 0; i < kPanels; ++i) {
+                float* place = strip.weights + r * kTile + i * kLanes;
+                Vec score = load(place);
+                if constexpr (kHasScales<T>) score = mul(score, load(tile.key_scales + i * kLanes));
+                if constexpr (!kSeesAll) score = keep_first(seen(r, i), score, broadcast(-INFINITY));
+                if constexpr (!kSeesAll || kHasScales<T>) store(place, score);
+                most = max(score, most);
+            }
+            largest_of[r] = largest(most);
+        }
+        const Vec before = load(strip.maxima), now = max(load(largest_of), before), factor = exp2(sub(before, now));
+        store(strip.maxima, now);
+        store(strip.factors, factor);
+        for (int r = 0; r < R; ++r) {
+            Vec total = zero();
+#pragma GCC unroll 4
+            for (int i = 0; i < kPanels; ++i) {
+                float* place = strip.weights + r * kTile + i * kLanes;
+                Vec weight = exp2(sub(load(place), broadcast(strip.maxima[r])));
+                if constexpr (!kSeesAll) weight = keep_first(seen(r, i), weight, zero());
+                total = add(total, weight);
+                if constexpr (kHasScales<T>) weight = mul(weight, load(tile.value_scales + i * kLanes));
+                store(place, weight);
+            }
+            sum_of[r] = sum(total);
+        }
+        store(strip.totals, add(mul(load(strip.totals), factor), load(sum_of)));
+    }
+
+    // sums[r] = sums[r] * factors[r] + weights[r][t] * value[t], in order of t.
+    template <int R, bool kAhead>
+    void add_values(const Tile<T>& tile, const Tile<T>& next, long count, Strip& strip) const {
+        const long row = row_size<T>(shape_.head_dim);
+        for_panels<R>(shape_.head_dim / kLanes, [&](auto width, long panel) {
+            Vec sum[R][width];
+            float* sums = strip.sums + panel * R * kLanes;
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                sum[r][p] = mul(load(sums + (p * R + r) * kLanes), broadcast(strip.factors[r]));
+            });
+            for (long t = 0; t < count; t += kLanes) {
+                const T *values[width], *ahead[width];
+                for (int p = 0; p < width; ++p) values[p] = tile.values[t / kLanes] + (panel + p) * kLanes;
+                for (int p = 0; p < width; ++p) ahead[p] = next.values[t / kLanes] + (panel + p) * kLanes;
+                multiply_add(sum, strip.weights + t, kTile, values, row, std::min<long>(kLanes, count - t),
+                             kAhead ? ahead : nullptr);
+            }
+            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+                store(sums + (p * R + r) * kLanes, sum[r][p]);
+            });
+        });
+    }
+
+    // f(Count<width>, first panel), as wide as the registers allow, then by halves.
     template <int R, class F>
     INLINE static void for_panels(long num_panels, F f) {
-        constexpr int kWidth = std::min(panels_of(R), kPanels);
-        long panel = 0;
-        for (; panel + kWidth <= num_panels; panel += kWidth) f(Count<kWidth>(), panel);
-        for (; panel < num_panels; ++panel) f(Count<1>(), panel);
+        cut_panels<width_of(R)>(0, num_panels, f);
+    }
+    template <int Width, class F>
+    INLINE static void cut_panels(long panel, long num_panels, F f) {
+        for (; panel + Width <= num_panels; panel += Width) f(Count<Width>(), panel);
+        if constexpr (Width > 1) cut_panels<Width / 2>(panel, num_panels, f);
     }
 
     const Batch& batch_;

@@ -64,11 +64,4 @@ INLINE void narrow(float x, Half& to) {
 #endif
 }
 
-// Every sum of sixteen lanes in the library has this order, whatever the machine.
-INLINE float sum_of_lanes(float* lane) {
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    return lane[0];
-}
-
 }  // namespace pagestream

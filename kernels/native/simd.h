@@ -4,6 +4,7 @@
 // keep_first(n, x, other): the first n lanes of x, the rest of other.
 // keep_at_least(x, least): the lanes of x that are at least `least`, 0 in place of the rest and of NaN.
 // add_to_exponent(x, n): x * 2**m, where n is m + 1.5 * 2**23 and so has m in its low bits.
+// first(x): lane 0.
 // flip<S>(x): lane i is lane i xor S of x, for S = 1, 2, 4, 8.
 // nibble<J>(words): bits 4 J to 4 J + 3 of sixteen words as 16**J times their value, the value itself for J = 7.
 #pragma once
@@ -33,11 +34,18 @@ INLINE void store_first(int count, float* to, Vec x) {
 }
 
 INLINE float largest(Vec x) {
-    float lane[kLanes];
-    store(lane, x);
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-    return lane[0];
+    x = max(x, flip<8>(x));
+    x = max(x, flip<4>(x));
+    x = max(x, flip<2>(x));
+    return first(max(x, flip<1>(x)));
+}
+
+// Every sum of sixteen lanes in the library has this order, whatever the machine.
+INLINE float sum(Vec x) {
+    x = add(x, flip<8>(x));
+    x = add(x, flip<4>(x));
+    x = add(x, flip<2>(x));
+    return first(add(x, flip<1>(x)));
 }
 
 // 2**x within 2 units of the last place; NaN stays NaN, below -126 it is 2**-126, above 127 it is 2**127.

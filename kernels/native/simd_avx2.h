@@ -38,6 +38,7 @@ INLINE void store(float* to, Vec x) {
     _mm256_storeu_ps(to, x.low);
     _mm256_storeu_ps(to + 8, x.high);
 }
+INLINE float first(Vec x) { return _mm256_cvtss_f32(x.low); }
 
 INLINE Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
 INLINE Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
@@ -86,12 +87,6 @@ template <int J>
 INLINE Vec nibble(const uint32_t* words) {
     const __m256i* halves = (const __m256i*)words;
     return {nibble<J>(_mm256_loadu_si256(halves)), nibble<J>(_mm256_loadu_si256(halves + 1))};
-}
-
-INLINE float sum(Vec x) {
-    float lane[16];
-    store(lane, x);
-    return sum_of_lanes(lane);
 }
 
 }  // namespace pagestream

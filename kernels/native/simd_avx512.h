@@ -25,6 +25,7 @@ INLINE Vec load(const int8_t* from) {
 }
 INLINE Vec load(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
 INLINE void store(float* to, Vec x) { _mm512_storeu_ps(to, x.v); }
+INLINE float first(Vec x) { return _mm512_cvtss_f32(x.v); }
 
 INLINE Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 INLINE Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -59,12 +60,6 @@ INLINE Vec nibble(const uint32_t* words) {
     const __m512i word = _mm512_loadu_si512(words);
     return {_mm512_cvtepi32_ps(J == 7 ? _mm512_srli_epi32(word, 28)
                                       : _mm512_and_si512(word, _mm512_set1_epi32(0xF << (4 * (J % 7)))))};
-}
-
-INLINE float sum(Vec x) {
-    float lane[16];
-    store(lane, x);
-    return sum_of_lanes(lane);
 }
 
 }  // namespace pagestream

@@ -38,6 +38,7 @@ INLINE Vec load(const Narrow* from) {
     return load(wide);
 }
 INLINE void store(float* to, Vec x) { memcpy(to, &x, sizeof x); }
+INLINE float first(Vec x) { return x.part[0][0]; }
 
 INLINE Vec add(Vec a, Vec b) { EACH_PART(a.part[i] + b.part[i]); }
 INLINE Vec sub(Vec a, Vec b) { EACH_PART(a.part[i] - b.part[i]); }
@@ -79,12 +80,6 @@ INLINE Vec nibble(const uint32_t* words) {
     Ints word[4];
     memcpy(word, words, sizeof word);
     EACH_PART(__builtin_convertvector(J == 7 ? (word[i] >> 28) & 0xF : word[i] & (0xF << (4 * (J % 7))), Floats));
-}
-
-INLINE float sum(Vec x) {
-    float lane[16];
-    store(lane, x);
-    return sum_of_lanes(lane);
 }
 
 #undef EACH_PART

@@ -44,6 +44,8 @@ class Team {
         await(count);
     }
 
+    long num_threads() const { return num_helpers_.load(std::memory_order_relaxed) + 1; }
+
   private:
     // The loop's number in the high half, the next item in the low half. A helper takes an item by adding one to the
     // whole word, which fails if the loop it has looked at is over.
@@ -144,6 +146,8 @@ Team* team = new Team;
 void share_out(long count, void (*run)(const void*, long), const void* context) {
     team->share_out(count, run, context);
 }
+
+long num_threads() { return team->num_threads(); }
 
 }  // namespace pagestream
 

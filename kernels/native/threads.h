@@ -13,6 +13,9 @@ namespace pagestream {
 // Call run(context, i) once for every i in [0, count), in any order and on any thread; returns when all are done.
 void share_out(long count, void (*run)(const void* context, long index), const void* context);
 
+// Threads that take items, the caller included.
+long num_threads();
+
 // body(begin, end) on pieces of [0, count) of `grain` items; serial where `is_small`.
 template <class Body>
 void parallel_for(long count, long grain, bool is_small, const Body& body) {

@@ -23,28 +23,40 @@ constexpr int panels_of(int rows) {
     return panels;
 }
 
+// sum[r][p] += x[r][k] * w[p][k] for k in [0, k_count). x: [rows][k_count] at stride ldx; w: for each panel a
+// pointer to [k_count][16] at stride ldw; ahead: null or, for each panel, what lies in the same way and is wanted soon.
+template <int R, int P, class T>
+INLINE void multiply_add(Vec (&sum)[R][P], const float* x, long ldx, const T* const* w, long ldw, long k_count,
+                         const T* const* ahead = nullptr) {
+    for (long k = 0; k < k_count; ++k) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) {
+            const Vec weight = load(w[p] + k * ldw);
+            if (ahead) __builtin_prefetch(ahead[p] + k * ldw, 0, 2);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sum[r][p] = fma(broadcast(x[r * ldx + k]), weight, sum[r][p]);
+        }
+    }
+}
+
+// f(row, panel) for every sum of a tile, so that they stay in registers.
+template <int R, int P, class F>
+INLINE void for_sums(F f) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) f(r, p);
+}
+
 // x: [rows][k_count] at stride ldx; w: for each panel a pointer to [k_count][16] at stride ldw;
 // sums: [rows][panels][16] at stride ld_sums between rows.
 template <int R, int P, class T>
 INLINE void multiply_tile(const float* x, long ldx, const T* const* w, long ldw, long k_count, float* sums,
                           long ld_sums) {
     Vec sum[R][P];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[r][p] = load(sums + r * ld_sums + p * kLanes);
-    for (long k = 0; k < k_count; ++k) {
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) {
-            const Vec weight = load(w[p] + k * ldw);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) sum[r][p] = fma(broadcast(x[r * ldx + k]), weight, sum[r][p]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) store(sums + r * ld_sums + p * kLanes, sum[r][p]);
+    for_sums<R, P>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = load(sums + r * ld_sums + p * kLanes); });
+    multiply_add(sum, x, ldx, w, ldw, k_count);
+    for_sums<R, P>([&](int r, int p) __attribute__((always_inline)) { store(sums + r * ld_sums + p * kLanes, sum[r][p]); });
 }
 
 template <int N>
