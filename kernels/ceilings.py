@@ -28,8 +28,8 @@ class Ceilings:
     flops_per_s: float
 
 
-def measure(path: Path, *, num_bytes: int = _READ_BYTES, repeats: int = 10) -> Ceilings:
-    """Measure with as many threads as PyTorch has; the best of some repeats.
+def measure(path: Path, *, num_bytes: int = _READ_BYTES, repeats: int = 40) -> Ceilings:
+    """Measure with as many threads as PyTorch has (a second); the best of some repeats.
 
     Args:
         path: Of the library.
