@@ -98,6 +98,7 @@ def _report(settings: KernelSettings) -> Iterator[str]:
             f"{ceilings.flops_per_s / 1e9:.0f} GFLOP/s of fp32 in vectors: 100 % below"
         )
         yield "more is what comes from a cache, or is multiplied in fewer bits or by a matrix unit"
+    yield f"load average when this started: {os.getloadavg()[0]:.1f}; work of others takes its part of all figures"
     yield ""
     yield from _table(KernelCases(config, weights, ops, precision).all(), ceilings, settings.repeats)
 
