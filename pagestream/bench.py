@@ -1,5 +1,6 @@
 """The command `pagestream bench`: reads flags, and has `loadtest` measure."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from loadtest.comparison_settings import ComparisonSettings
+from loadtest.kernel_settings import KernelSettings
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
 from pagestream import bench_options as flags
 from shared.demo_model import DEMO
@@ -16,9 +18,10 @@ from shared.demo_model import DEMO
 _LISTS: Final = frozenset({"--goodput", "--header", "--metadata"})
 _LISTS_OF_COMPARE: Final = frozenset({"--url", "--max-concurrency", "--request-rate"})
 _COMPARISON = ComparisonSettings(model=DEMO)
+_KERNELS = KernelSettings(model=DEMO)
 _TARGET, _TRAFFIC, _DATASET, _SAMPLING, _REPORTING = Target(), Traffic(), Dataset(), Sampling(), Reporting()
 
-app = typer.Typer(help="Measure a server.", no_args_is_help=True)
+app = typer.Typer(help="Measure a server, or the kernels.", no_args_is_help=True)
 
 
 def repeat_list_flags(arguments: list[str], lists: frozenset[str] = _LISTS) -> list[str]:
@@ -47,7 +50,7 @@ class _CompareCommand(_BenchCommand):
 
 @app.callback()
 def _bench() -> None:
-    """Measure a server."""
+    """Measure a server, or the kernels."""
 
 
 @app.command(cls=_BenchCommand)
@@ -146,6 +149,30 @@ def compare(  # noqa: PLR0913 - one parameter per flag
     parameters["request_rate"] = tuple(request_rate or ())
     with _ended_by_sigterm():
         return run(ComparisonSettings.pick(parameters))
+
+
+@app.command()
+def kernels(
+    model: flags.MeasuredModel = _KERNELS.model,
+    *,
+    kv_cache_dtype: flags.KvCacheDtype = _KERNELS.kv_cache_dtype,
+    quantization: flags.Quantization = _KERNELS.quantization,
+    num_threads: flags.NumThreads = _KERNELS.num_threads,
+    repeats: flags.RepeatsOfAnOp = _KERNELS.repeats,
+) -> int:
+    """Measure each op of MODEL on this machine's CPU, beside what its memory and its vectors can do at best."""
+    # As in the worker; read when torch is imported, which takes 2 s that the other commands do not need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from loadtest.kernel_bench import run
+
+    settings = KernelSettings(
+        model=model,
+        kv_cache_dtype=kv_cache_dtype,
+        quantization=quantization,
+        num_threads=num_threads,
+        repeats=repeats,
+    )
+    return run(settings)
 
 
 @contextmanager

@@ -324,3 +324,13 @@ PromptsOfALoad = Annotated[
 Repeats = Annotated[int, _count("repeats", _LOAD, "Runs of each load; medians are printed.")]
 PromptLen = Annotated[int, _count("input-len", _DATA, "Tokens of a prompt.")]
 AnswerLen = Annotated[int, _count("output-len", _DATA, "Tokens of an answer.")]
+
+_KERNELS = "Kernels"
+
+MeasuredModel = Annotated[
+    str, typer.Argument(help='Whose shapes and formats: "demo", a *.gguf file, a Hugging Face directory, or a hub id.')
+]
+KvCacheDtype = Annotated[str, _flag("kv-cache-dtype", _KERNELS, "Of keys and values: auto, fp32, bf16, fp16, int8.")]
+Quantization = Annotated[str | None, _flag("quantization", _KERNELS, "Of the matrices: int8, int8-weight-only.")]
+NumThreads = Annotated[int | None, _count("num-threads", _KERNELS, "Default: one for each core.")]
+RepeatsOfAnOp = Annotated[int, _count("repeats", _KERNELS, "Timings of each op; the least and the median are printed.")]

@@ -26,6 +26,6 @@ def test_the_multiply_adds_are_made(library_path: Path) -> None:
 
 
 def test_ceilings_are_of_a_real_machine(library_path: Path) -> None:
-    found = measure(library_path, num_bytes=8 << 20, repeats=3)
+    found = measure(library_path, num_bytes=8 << 20, seconds=0.2)
     assert 1e8 < found.read_bytes_per_s < 1e13
     assert 1e8 < found.flops_per_s < 1e15

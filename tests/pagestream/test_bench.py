@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from loadtest.comparison_settings import ComparisonSettings
+from loadtest.kernel_settings import KernelSettings
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
 from pagestream.bench import app, repeat_list_flags
 from pagestream.cli import main
@@ -153,3 +154,13 @@ def test_a_server_that_is_not_there_is_one_line_with_the_remedy(capsys: pytest.C
     printed = capsys.readouterr().err
     assert printed.startswith("pagestream: error: the server does not name its models: ")
     assert "--base-url" in printed
+
+
+def test_every_setting_of_the_kernels_has_a_flag_of_its_name_with_its_default() -> None:
+    assert KernelSettings(**_parse(command="kernels")) == KernelSettings(model="demo")
+
+
+def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "kernels", "no/such/file.gguf"]) == 1
+
+    assert capsys.readouterr().err.count("\n") == 1
