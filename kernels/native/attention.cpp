@@ -20,7 +20,7 @@ namespace {
 constexpr int kTile = 64;
 constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
-constexpr long kPiecesPerThread = 4;
+constexpr long kPiecesPerThread = 4;  // few enough to ask early for a piece's next item, many enough to share out
 constexpr float kLog2E = 1.44269504f;
 
 // Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
@@ -39,9 +39,10 @@ struct Item {
 
 // Some rows of an item and what is kept of them from tile to tile. The queries lie in chunks, so that the distance of
 // two rows is a constant: [head_dim / 64][rows][64]; the sums in panels: [head_dim / 16][rows][16].
+// Weights are those of one tile, scores before: [rows][64].
 struct Strip {
     float *query, *sums, *weights;
-    long context[kStripRows];
+    long context[kStripRows];  // tokens that each row sees
     alignas(64) float maxima[kLanes], totals[kLanes], factors[kLanes];
 };
 
@@ -57,16 +58,16 @@ struct Tile {
 class Workspace {
   public:
     Strip strips[kItemRows];
+    float *query, *sums, *weights;
+    long query_stride;
 
     void resize(long head_dim) {
-        const long chunks = (head_dim + kTile - 1) / kTile;
-        floats_.resize(kItemRows * (chunks * kTile + head_dim + kTile) + kLanes);
+        query_stride = (head_dim + kTile - 1) / kTile * kTile;
+        floats_.resize(kItemRows * (query_stride + head_dim + kTile) + kLanes);
         query = (float*)(((uintptr_t)floats_.data() + 63) & ~(uintptr_t)63);  // at the start of a cache line
-        sums = query + kItemRows * chunks * kTile;
+        sums = query + kItemRows * query_stride;
         weights = sums + kItemRows * head_dim;
     }
-
-    float *query, *sums, *weights;
 
   private:
     std::vector<float> floats_;
@@ -80,7 +81,6 @@ class PagedAttention {
         : batch_(batch), shape_(shape), query_(query), keys_((const T*)keys), values_((const T*)values), y_(y),
           num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), scale_(scale * kLog2E) {}
 
-    // Each thread gets a few pieces of items that follow each other, to ask early for what comes next.
     void run() const {
         const std::vector<Item> items = work();
         const long grain = std::max<long>(1, (long)items.size() / (kPiecesPerThread * num_threads()));
@@ -139,10 +139,10 @@ class PagedAttention {
     }
 
     void begin(const Item& item, Workspace& space) const {
-        const long dim = shape_.head_dim, chunks = (dim + kTile - 1) / kTile;
+        const long dim = shape_.head_dim;
         for_strips(item, [&](auto height, long row, long i) {
             Strip& strip = space.strips[i];
-            strip.query = space.query + row * chunks * kTile;
+            strip.query = space.query + row * space.query_stride;
             strip.sums = space.sums + row * dim;
             strip.weights = space.weights + row * kTile;
             std::fill(strip.sums, strip.sums + height * dim, 0.0f);
@@ -245,7 +245,7 @@ class PagedAttention {
         const long dim = shape_.head_dim, block_size = shape_.block_size;
         for_panels<R>((count + kLanes - 1) / kLanes, [&](auto width, long panel) {
             Vec sum[R][width];
-            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = zero(); });
+            for_sums<R, width>([&](int r, int p) INLINED { sum[r][p] = zero(); });
             for (long d = 0; d < dim; d += kTile) {
                 const T *keys[width], *ahead[width];
                 for (int p = 0; p < width; ++p) keys[p] = tile.keys[panel + p] + d * block_size;
@@ -253,7 +253,7 @@ class PagedAttention {
                 multiply_add(sum, strip.query + d * R, kTile, keys, block_size, std::min<long>(kTile, dim - d),
                              kAhead ? ahead : nullptr);
             }
-            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+            for_sums<R, width>([&](int r, int p) INLINED {
                 store(strip.weights + r * kTile + (panel + p) * kLanes, sum[r][p]);
             });
         });
@@ -306,7 +306,7 @@ class PagedAttention {
         for_panels<R>(shape_.head_dim / kLanes, [&](auto width, long panel) {
             Vec sum[R][width];
             float* sums = strip.sums + panel * R * kLanes;
-            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+            for_sums<R, width>([&](int r, int p) INLINED {
                 sum[r][p] = mul(load(sums + (p * R + r) * kLanes), broadcast(strip.factors[r]));
             });
             for (long t = 0; t < count; t += kLanes) {
@@ -316,7 +316,7 @@ class PagedAttention {
                 multiply_add(sum, strip.weights + t, kTile, values, row, std::min<long>(kLanes, count - t),
                              kAhead ? ahead : nullptr);
             }
-            for_sums<R, width>([&](int r, int p) __attribute__((always_inline)) {
+            for_sums<R, width>([&](int r, int p) INLINED {
                 store(sums + (p * R + r) * kLanes, sum[r][p]);
             });
         });

@@ -7,6 +7,7 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+#define INLINED __attribute__((always_inline))  // after a lambda's parameters
 
 namespace pagestream {
 

@@ -54,9 +54,9 @@ template <int R, int P, class T>
 INLINE void multiply_tile(const float* x, long ldx, const T* const* w, long ldw, long k_count, float* sums,
                           long ld_sums) {
     Vec sum[R][P];
-    for_sums<R, P>([&](int r, int p) __attribute__((always_inline)) { sum[r][p] = load(sums + r * ld_sums + p * kLanes); });
+    for_sums<R, P>([&](int r, int p) INLINED { sum[r][p] = load(sums + r * ld_sums + p * kLanes); });
     multiply_add(sum, x, ldx, w, ldw, k_count);
-    for_sums<R, P>([&](int r, int p) __attribute__((always_inline)) { store(sums + r * ld_sums + p * kLanes, sum[r][p]); });
+    for_sums<R, P>([&](int r, int p) INLINED { store(sums + r * ld_sums + p * kLanes, sum[r][p]); });
 }
 
 template <int N>

@@ -163,4 +163,5 @@ def test_a_cache_of_fewer_bits_rounds_alike_alone_and_in_chunks(
     shared = logits.keys() & alone[1].keys()
     assert len(shared) >= len(PROMPTS)
     furthest = max(float((logits[tokens] - alone[1][tokens]).abs().max()) for tokens in shared)
-    assert 0 < furthest < {"fp16": 0.02, "bf16": 0.5, "int8": 2.0}[dtype], furthest
+    # About twice what was seen: 0.019, 0.37 and 0.55.
+    assert 0 < furthest < {"fp16": 0.04, "bf16": 0.75, "int8": 1.1}[dtype], furthest
