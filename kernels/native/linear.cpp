@@ -4,6 +4,7 @@
 // straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
 // all of them.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "formats.h"
@@ -133,38 +134,57 @@ void multiply_on_unit(Unit& unit, const Matrix& matrix, long panel, const SplitB
     const int num_panels = (panel + 1) * kLanes < matrix.num_rows ? 2 : 1;
     const PanelPair<Format> weights = {
         {matrix.panels + panel * bytes, matrix.panels + (panel + num_panels - 1) * bytes}, matrix.num_columns, 2 * bytes};
-    for (long row = 0; row < rows; ++row) put_bias(matrix, panel, num_panels, 1, space->sums[row][0]);
+    Vec bias[2];
+    for (int p = 0; p < 2; ++p)
+        bias[p] = matrix.bias && p < num_panels ? load(matrix.bias + (panel + p) * kLanes) : zero();
+    for (long row = 0; row < rows; ++row)
+        for (int p = 0; p < 2; ++p) store(space->sums[row][p], bias[p]);
     const auto multiply = !UnitFormat<Format>::kIsScaled ? multiply_dense<Format>
                           : rows > kUnitRows             ? multiply_many<Format>
                           : rows > kStackedRows          ? multiply_few<Format, false>
                                                          : multiply_few<Format, true>;
     multiply(unit, weights, x, num_blocks, rows, *space);
-    put_out(matrix, panel, 2, rows, space->sums[0][0], y, ldy);
+    if ((panel + 2) * kLanes > matrix.num_rows) return put_out(matrix, panel, 2, rows, space->sums[0][0], y, ldy);
+    for (long row = 0; row < rows; ++row)
+        for (int p = 0; p < 2; ++p) store(y + row * ldy + (panel + p) * kLanes, load(space->sums[row][p]));
 }
+
+// Activations as the unit wants them. Each thread cuts up all of them for itself: to fetch what another core has written
+// takes longer.
+class SplitRows {
+  public:
+    // x: [rows][num_columns] of one call of `rows_on_unit`, by its number.
+    const SplitBlock* of(long call, const float* x, long rows, long num_columns) {
+        const long num_blocks = (num_columns + kBlock - 1) / kBlock;
+        if (call_ == call) return blocks_.data();
+        call_ = call;
+        blocks_.resize((rows + 2 * kUnitRows - 1) / (2 * kUnitRows) * 2 * num_blocks);
+        for (long r = 0; r < rows; ++r)
+            for (long block = 0; block < num_blocks; ++block)
+                split(x + r * num_columns + block * kBlock, (int)std::min<long>(kBlock, num_columns - block * kBlock),
+                      (int)(r % kUnitRows), blocks_[r / kUnitRows * num_blocks + block]);
+        return blocks_.data();
+    }
+
+  private:
+    std::vector<SplitBlock> blocks_;
+    long call_ = 0;
+};
 
 template <class Format>
 void rows_on_unit(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-    static thread_local std::vector<SplitBlock> split_rows;
-    const long num_columns = matrix.num_columns;
-    const long num_blocks = (num_columns + kBlock - 1) / kBlock;
+    static std::atomic<long> num_calls{0};
+    const long num_blocks = (matrix.num_columns + kBlock - 1) / kBlock;
     const long num_groups = (matrix.num_rows + 2 * kLanes - 1) / (2 * kLanes);
     for (long row = 0; row < num_tokens; row += kUnitTokens) {
-        const long rows = std::min(kUnitTokens, num_tokens - row);
-        const float* from = x + row * num_columns;
-        split_rows.resize((rows + 2 * kUnitRows - 1) / (2 * kUnitRows) * 2 * num_blocks);
-        SplitBlock* const tiles = split_rows.data();
-        parallel_for(rows, kUnitRows, rows * num_columns < kSmallWork / 4, [&](long begin, long end) {
-            for (long r = begin; r < end; ++r)
-                for (long block = 0; block < num_blocks; ++block)
-                    split(from + r * num_columns + block * kBlock,
-                          (int)std::clamp<long>(num_columns - block * kBlock, 0, kBlock), (int)(r % kUnitRows),
-                          tiles[r / kUnitRows * num_blocks + block]);
-        });
-        const bool is_small = rows * matrix.num_rows * num_columns < kSmallWork;
+        const long rows = std::min(kUnitTokens, num_tokens - row), call = ++num_calls;
+        const bool is_small = rows * matrix.num_rows * matrix.num_columns < kSmallWork;
         parallel_for(num_groups, rows > kUnitRows ? 1 : 4, is_small, [&](long begin, long end) {
+            static thread_local SplitRows split_rows;
+            const SplitBlock* blocks = split_rows.of(call, x + row * matrix.num_columns, rows, matrix.num_columns);
             Unit unit;
             for (long group = begin; group < end; ++group)
-                multiply_on_unit<Format>(unit, matrix, 2 * group, tiles, num_blocks, rows, y + row * ldy, ldy);
+                multiply_on_unit<Format>(unit, matrix, 2 * group, blocks, num_blocks, rows, y + row * ldy, ldy);
         });
     }
 }
