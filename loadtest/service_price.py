@@ -3,19 +3,23 @@
 The same model by the same kernels, stepped in this process and served, in turns; medians over all tokens of a round.
 """
 
-import argparse
 import os
+
+# As in the worker. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # isort: split
+
+import argparse
 import random
 import statistics
 import time
+from itertools import pairwise
 
 from gpu_worker.model_runner import ModelRunner
 from loadtest.bench import measure_server
+from loadtest.local_steps import greedy, steps
 from loadtest.server import serving
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
-from pagestream.engine import LocalEngine
 from shared.checkpoint import resolve
-from shared.sampling import SamplingParams
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 256
 _CACHE_BYTES = 1 << 28
@@ -27,7 +31,6 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     runner = _load(arguments.model)
     served, stepped = [], []
     with serving(arguments.model, "--max-model-len", "2048", "--no-enable-prefix-caching") as url:
@@ -43,19 +46,9 @@ def main() -> None:
 def stepped_itl_ms(runner: ModelRunner, *, seed: int) -> float:
     """Median time of the steps that give the tokens of one request after its first."""
     chance = random.Random(seed)
-    runner.reset()
-    engine = LocalEngine(runner)
     prompt = [chance.randrange(100, 40_000) for _ in range(PROMPT_TOKENS)]
-    engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=OUTPUT_TOKENS))
-    times_ms: list[float] = []
-    since_s = None
-    while engine.has_unfinished_requests:
-        if engine.step():
-            now_s = time.perf_counter()
-            if since_s is not None:
-                times_ms.append(1e3 * (now_s - since_s))
-            since_s = now_s
-    return statistics.median(times_ms)
+    at_s = [time.perf_counter() for _ in steps(runner, greedy([prompt], max_tokens=OUTPUT_TOKENS), runner.step)]
+    return statistics.median(1e3 * (after - before) for before, after in pairwise(at_s))
 
 
 def served_itl_ms(url: str, model: str, *, seed: int) -> float:

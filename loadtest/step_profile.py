@@ -17,17 +17,15 @@ from typing import Final
 
 import torch
 
-from gpu_worker.delivery import DeliveryBook
 from gpu_worker.model_runner import ModelRunner
 from gpu_worker.ops_selection import choose_ops
+from gpu_worker.runner import StepOutput
+from loadtest.local_steps import greedy, steps
 from loadtest.timed_ops import PARTS, Stopwatch, timed_ops
-from scheduler_svc.scheduler import Scheduler
 from shared.checkpoint import Checkpoint, resolve
-from shared.ids import Epoch, GatewayId, Handle, RequestId, WorkerId
-from shared.messages import StepPlan, Submit
+from shared.messages import StepPlan
 from shared.model_config import ModelConfig
-from shared.packing import pack_u32, unpack_u32
-from shared.sampling import SamplingParams
+from shared.packing import unpack_u32
 
 PROMPT_LEN: Final = 128
 BATCHES: Final = (1, 8, 32)
@@ -35,7 +33,6 @@ _NUM_STEPS: Final = 40
 _NUM_PREFILLS: Final = 20
 _BLOCK_SIZE: Final = 16
 _CACHE_BYTES: Final = 1 << 30
-_WORKER: Final = WorkerId("w1")
 _WHOLE, _REST = "whole step", "the rest"
 
 Profile = dict[str, list[float]]
@@ -80,9 +77,9 @@ class StepProfiler:
 
     def decode(self, num_seqs: int, num_steps: int, *, prompt_len: int = PROMPT_LEN) -> Profile:
         """Compute one token of each sequence a step."""
-        steps = self._steps(num_seqs, prompt_len, max_tokens=num_steps + num_seqs * prompt_len)
+        profiled = self._steps(num_seqs, prompt_len, max_tokens=num_steps + num_seqs * prompt_len)
         profiles = []
-        for plan, profile in steps:
+        for plan, profile in profiled:
             if list(unpack_u32(plan.num_tokens)) == [1] * num_seqs:
                 profiles.append(profile)
             if len(profiles) > num_steps:
@@ -90,30 +87,23 @@ class StepProfiler:
         return _by_part(profiles[1:])
 
     def _steps(self, num_seqs: int, prompt_len: int, *, max_tokens: int) -> Iterator[tuple[StepPlan, dict[str, float]]]:
-        scheduler, book = Scheduler(Epoch(1)), DeliveryBook(_WORKER)
-        self._runner.reset()
-        scheduler.add_worker(_WORKER, self._runner.capabilities)
-        for index in range(num_seqs):
-            prompt = [(index * 31 + position * 7) % self._vocab_size for position in range(prompt_len)]
-            submit = Submit(
-                request_id=RequestId(f"r{index}"),
-                gateway_id=GatewayId("g1"),
-                handle=Handle(index),
-                prompt=pack_u32(prompt),
-                sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens),
-                arrived_ms=index,
-            )
-            scheduler.submit(submit, entry=submit.request_id)
-        while scheduler.num_requests and (planned := scheduler.next_plan(_WORKER, now_s=0.0)):
-            step, plan = planned
-            book.apply(plan)
+        profile: dict[str, float] = {}
+
+        def timed(plan: StepPlan) -> StepOutput:
             self._watch.take_ms()
             started = time.perf_counter_ns()
             output = self._runner.step(plan)
             whole_ms = (time.perf_counter_ns() - started) / 1e6
             parts = self._watch.take_ms()
-            yield plan, {**parts, _REST: whole_ms - sum(parts.values()), _WHOLE: whole_ms}
-            scheduler.complete(_WORKER, step, book.result(step, output, compute_us=0))
+            profile.update(parts | {_REST: whole_ms - sum(parts.values()), _WHOLE: whole_ms})
+            return output
+
+        prompts = [
+            [(index * 31 + position * 7) % self._vocab_size for position in range(prompt_len)]
+            for index in range(num_seqs)
+        ]
+        for plan in steps(self._runner, greedy(prompts, max_tokens=max_tokens), timed):
+            yield plan, dict(profile)
 
 
 def _only(steps: Iterator[tuple[StepPlan, dict[str, float]]]) -> dict[str, float]:
