@@ -55,7 +55,7 @@ class ChoiceText:
             return TextDelta(self._choice, text)
         self.num_tokens += len(tokens) - len(shown)
         self.is_finished = True
-        return self._end(text, "stop" if finish is FinishCode.STOP else "length")
+        return self._end(text, "length" if finish is FinishCode.LENGTH else "stop")
 
     def _end(self, text: str, reason: FinishReason) -> TextDelta:
         checked = self._matcher.push(self._detokenizer.flush())
