@@ -44,8 +44,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         logprobs: Likeliest tokens told beside each output token, with log-probabilities; None tells nothing, not even
             the output token's own.
         prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
-        grammar: What the output must be, in a form that `shared.grammar` compiles; empty for anything. Stop tokens are no
-            part of it, and are chosen only where it may end.
+        grammar: What the output must be, in a form that `shared.grammar` compiles; empty for anything. Stop tokens are
+            no part of it, and are chosen only where it may end.
     """
 
     temperature: float = 1.0
