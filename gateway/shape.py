@@ -166,4 +166,4 @@ class ShapeBase:
 
 def finite(logprob: float) -> float:
     """A log-probability that JSON can hold."""
-    return max(logprob, LEAST_LOGPROB)
+    return max(LEAST_LOGPROB, logprob)  # in this order, for a NaN
