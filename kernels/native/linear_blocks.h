@@ -13,12 +13,14 @@
 namespace pagestream {
 
 // Rows of a tile at most, and the panels beside so many, a power of two: their sums, one panel's quants and one broadcast
-// number fit into the registers.
+// number fit into the registers. One row has four sums, no more: threads share out groups of panels, and small matrices
+// have few.
 constexpr int kBlockTileRows = std::min(10, (kVectorRegisters - 1) / kRegistersPerVec - 1);
 constexpr int block_panels_of(int rows) {
-    constexpr int kStreams = 4;
+    constexpr int kEnough = 4;
     int panels = 1;
-    while (panels < kStreams && 2 * panels * rows * kRegistersPerVec <= kVectorRegisters * 2 / 3) panels *= 2;
+    while (panels * kRegistersPerVec < kEnough && 2 * panels * rows * kRegistersPerVec <= kVectorRegisters * 2 / 3)
+        panels *= 2;
     return panels;
 }
 
