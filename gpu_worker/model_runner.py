@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
+from gpu_worker.captured_steps import CapturedSteps
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
@@ -32,10 +33,18 @@ class ModelRunner:
     """Implements `Runner` with a model in memory. One thread calls it."""
 
     def __init__(
-        self, model: Decoder, cache: KVCache, state: BatchState, sampler: Sampler, *, capabilities: WorkerCapabilities
+        self,
+        model: Decoder,
+        cache: KVCache,
+        steps: CapturedSteps,
+        state: BatchState,
+        sampler: Sampler,
+        *,
+        capabilities: WorkerCapabilities,
     ) -> None:
         self._model = model
         self._cache = cache
+        self._steps = steps
         self._state = state
         self._sampler = sampler
         self._capabilities = capabilities
@@ -131,7 +140,9 @@ class ModelRunner:
             kv_cache_dtype=precision.kv_cache_dtype_name,
             quantization=precision.quantization_name,
         )
-        return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
+        max_blocks = -(-geometry.max_model_len // block_size)
+        steps = CapturedSteps(model, cache, ops.capture, max_blocks=max_blocks)
+        return cls(model, cache, steps, state, Sampler(state, ops), capabilities=capabilities)
 
     @property
     def capabilities(self) -> WorkerCapabilities:
@@ -148,7 +159,8 @@ class ModelRunner:
         if not len(work.slots):
             return StepOutput([], 0)
         step = StepInput.build(self._state, work, device=self._device)
-        logits = self._model.forward(step, self._cache)
+        hidden = self._steps.hidden_states(step)
+        logits = self._model.logits(hidden.index_select(0, step.sampled_rows))
         self._state.advance(work)
         sampled = self._sampler.choose(logits, step.sampled_slots)
         rows = [
