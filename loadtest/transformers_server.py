@@ -20,12 +20,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from transformers import PreTrainedModel
 
+from gateway.chat_format import ChatFormat
 from gateway.choice_text import ChoiceText, TextDelta
 from gateway.errors import install_error_handlers
+from gateway.grammar_check import GrammarCheck
 from gateway.openai_requests import CompletionBody
-from gateway.openai_responses import ModelCard, ModelList, Output, PromptTokensDetails, TextShape, Usage
+from gateway.openai_responses import ModelCard, ModelList, Usage
+from gateway.output_draft import OutputDraft
+from gateway.output_planner import OutputPlanner
+from gateway.shape import Detail, Envelope, Prompt
 from gateway.sse import DONE, EventWriter
-from gateway.submission import Submission, SubmissionBuilder
+from gateway.submission import Submission
+from gateway.submission_builder import SubmissionBuilder
+from gateway.text_shape import TextShape
+from gateway.token_names import TokenNames
 from gateway.tokenizer import Tokenizer
 from gateway.tokenizer_loading import load_tokenizer
 from loadtest.static_batch import StaticBatcher, StaticRequest
@@ -47,7 +55,8 @@ class _Completions:
         self.started_s = int(time.time())
         self.batcher = batcher
         self._vocabulary = tokenizer.vocabulary
-        self._submissions = SubmissionBuilder(tokenizer, lambda: max_model_len)
+        planner = OutputPlanner(ChatFormat.choose(tokenizer), GrammarCheck(tokenizer))
+        self._submissions = SubmissionBuilder(tokenizer, lambda: max_model_len, planner)
         self._num_requests = 0
 
     async def answer(self, body: CompletionBody) -> Response:
@@ -58,17 +67,18 @@ class _Completions:
         submission = await self._submissions.text(body, f"cmpl-{self._num_requests}")
         _check(submission)
         (prompt,) = submission.prompts
-        text = ChoiceText(0, self._vocabulary, submission.stops, is_whole_text=False)
-        include_usage = body.stream_options.include_usage
-        shape = TextShape(submission.completion_id, int(time.time()), body.model, include_usage=include_usage)
+        text = ChoiceText(0, self._vocabulary, submission.rules)
+        envelope = Envelope(submission.completion_id, int(time.time()), body.model)
+        shape = TextShape(envelope, TokenNames(self._vocabulary), Detail(usage=body.detail.usage))
         request = self.batcher.submit(prompt.token_ids, prompt.sampling)
         if body.stream:
-            events = _events(request, text, EventWriter(shape, 1), include_usage=include_usage)
+            events = _events(request, text, EventWriter(shape, 1))
             return StreamingResponse(events, media_type="text/event-stream")
-        deltas = [delta async for delta in _deltas(request, text)]
-        reason = next(delta.finish_reason for delta in deltas if delta.finish_reason is not None)
-        output = Output("".join(delta.text for delta in deltas), reason)
-        return Response(shape.response([output], _usage(request, text)), media_type="application/json")
+        draft = OutputDraft()
+        async for delta in _deltas(request, text):
+            draft.add(delta)
+        answer = shape.response([draft.output()], [Prompt(prompt.token_ids)], _usage(request, text))
+        return Response(answer, media_type="application/json")
 
 
 def _check(submission: Submission) -> None:
@@ -80,6 +90,8 @@ def _check(submission: Submission) -> None:
             f"'temperature' is {sampling.temperature}, but this server's batches are greedy; send 0",
             param="temperature",
         )
+    if sampling.grammar:
+        raise InvalidRequestError("this server's batches follow no grammar; leave the output's form out")
 
 
 async def _deltas(request: StaticRequest, text: ChoiceText) -> AsyncIterator[TextDelta]:
@@ -90,14 +102,12 @@ async def _deltas(request: StaticRequest, text: ChoiceText) -> AsyncIterator[Tex
                 return
 
 
-async def _events(
-    request: StaticRequest, text: ChoiceText, writer: EventWriter, *, include_usage: bool
-) -> AsyncIterator[bytes]:
+async def _events(request: StaticRequest, text: ChoiceText, writer: EventWriter) -> AsyncIterator[bytes]:
     async for delta in _deltas(request, text):
         # Half a character is no event yet.
         if data := writer.delta(delta):
             yield data
-    if include_usage:
+    if writer.wants_usage:
         yield writer.usage(_usage(request, text))
     yield DONE
 
@@ -105,7 +115,7 @@ async def _events(
 def _usage(request: StaticRequest, text: ChoiceText) -> Usage:
     num_prompt_tokens = len(request.prompt)
     total = num_prompt_tokens + text.num_tokens
-    return Usage(num_prompt_tokens, text.num_tokens, total, PromptTokensDetails(cached_tokens=0))
+    return Usage(num_prompt_tokens, text.num_tokens, total)
 
 
 def create_app(model_name: str, max_model_len: int, tokenizer: Tokenizer, batcher: StaticBatcher) -> FastAPI:

@@ -4,16 +4,20 @@ PagestreamError
 ├── RequestError            a person's request is wrong: 4xx, with the field, the value and the remedy
 │   ├── InvalidRequestError     400
 │   ├── AuthenticationError     401
-│   ├── ModelNotFoundError      404
+│   ├── NotFoundError           404
+│   │   └── ModelNotFoundError
 │   ├── RequestTooLargeError    413
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
+│   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
+├── GrammarError            a grammar is wrong, is too large, or does not allow what follows it
 ├── ConfigurationError      a flag, a variable or a file is wrong: the process says which and stops
 │   └── CheckpointError         the model's files cannot be read, or are of a kind that is not served
 └── BusError                a fault between processes
     ├── BusUnavailableError     Redis does not answer
     ├── SealedError             this process was declared dead; it must start anew under a new name
     ├── LeaseLostError          another scheduler leads
+    ├── ClaimLostError          another gateway works on this record, or it is gone
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
@@ -47,10 +51,14 @@ class AuthenticationError(RequestError):
     error_type = "authentication_error"
 
 
-class ModelNotFoundError(RequestError):
-    """The request names a model that is not served here."""
+class NotFoundError(RequestError):
+    """The request names something that is not here: never was, was deleted, or has expired."""
 
     status = 404
+
+
+class ModelNotFoundError(NotFoundError):
+    """The request names a model that is not served here."""
 
 
 class RequestTooLargeError(RequestError):
@@ -70,11 +78,22 @@ class QueueFullError(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class StorageFullError(RequestError):
+    """What is to be kept does not fit beside what is kept already."""
+
+    status = 429
+    error_type = "insufficient_quota"
+
+
 class ServiceUnavailableError(RequestError):
     """Nobody can serve the request now."""
 
     status = 503
     error_type = "server_error"
+
+
+class GrammarError(PagestreamError):
+    """A grammar does not compile within the limits, or cannot be followed any further."""
 
 
 class ConfigurationError(PagestreamError):
@@ -99,6 +118,10 @@ class SealedError(BusError):
 
 class LeaseLostError(BusError):
     """This scheduler no longer leads the pool."""
+
+
+class ClaimLostError(BusError):
+    """What is written to a record comes from somebody who may no longer write to it."""
 
 
 class PlanError(BusError):
