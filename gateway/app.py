@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from gateway.api import Gateway, LifespanState, public, v1
+from gateway.chat_format import ChatFormat
 from gateway.completion import CompletionStarter
 from gateway.errors import install_error_handlers
+from gateway.grammar_check import GrammarCheck
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
+from gateway.output_planner import OutputPlanner
 from gateway.pool_monitor import PoolMonitor
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
@@ -26,12 +29,20 @@ class GatewayApp(FastAPI):
     def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer) -> None:
         self.token_router = TokenRouter(bus, time.monotonic)
         self._monitor = PoolMonitor(bus)
+        self._grammar_check = GrammarCheck(tokenizer)
         max_model_len = _context_length(settings, self._monitor)
+        form = ChatFormat.choose(
+            tokenizer,
+            tool_call_parser=settings.tool_call_parser,
+            reasoning_parser=settings.reasoning_parser,
+            has_auto_calls=settings.enable_auto_tool_choice,
+        )
         self._gateway = Gateway(
             settings=settings,
             submissions=SubmissionBuilder(
                 tokenizer,
                 max_model_len,
+                OutputPlanner(form, self._grammar_check),
                 max_logprobs=settings.max_logprobs,
                 trusts_templates=settings.trust_request_chat_template,
             ),
@@ -50,6 +61,7 @@ class GatewayApp(FastAPI):
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
+        self._grammar_check.prepare()
         await self._monitor.refresh()
         background = [asyncio.create_task(self.token_router.run()), asyncio.create_task(self._monitor.run())]
         try:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.choice_text import TextDelta
+from gateway.choice_text import TextDelta, ToolCall
 from gateway.openai_responses import (
     ChatChoice,
     ChatChunkChoice,
@@ -69,6 +69,8 @@ class Output(NamedTuple):
     stop_reason: str | int | None = None
     token_ids: Sequence[int] = ()
     scored: Sequence[ScoredToken] = ()
+    reasoning: str = ""
+    calls: Sequence[ToolCall] = ()
 
 
 class Prompt(NamedTuple):
