@@ -1,76 +1,37 @@
 """The routes. Each reads a body, starts a completion and chooses the response; the work is done elsewhere."""
 
 import functools
-import hmac
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Final, TypedDict, cast
+from typing import Final
 
-import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from gateway.completion import Completion, CompletionStarter
+from gateway.completion import Completion
 from gateway.connection import EventStreamResponse, WholeResponse, read_body
+from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
 from gateway.openai_responses import ChatShape, ModelCard, ModelList, Shape, TextShape
-from gateway.pool_monitor import PoolMonitor
-from gateway.settings import GatewaySettings
+from gateway.responses.routes import router as responses
 from gateway.sse import EventWriter
-from gateway.submission import Submission, SubmissionBuilder
-from shared.errors import AuthenticationError, ModelNotFoundError
+from gateway.submission import Submission
 
 _VERSION: Final = version("pagestream")
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """The collaborators of the routes, made once per application."""
-
-    settings: GatewaySettings
-    submissions: SubmissionBuilder
-    completions: CompletionStarter
-    monitor: PoolMonitor
-    max_model_len: Callable[[], int | None]
-    started_s: int
-
-
-class LifespanState(TypedDict):
-    """What the lifespan gives to every request's state."""
-
-    gateway: Gateway
-
-
-def _gateway(request: Request) -> Gateway:
-    return cast("Gateway", request.state.gateway)
-
-
-def _check_api_key(request: Request) -> None:
-    keys = _gateway(request).settings.api_keys
-    if not keys:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
-    if scheme.lower() != "bearer" or not any(matches):
-        raise AuthenticationError(
-            "Incorrect API key provided; send one of this server's keys as 'Authorization: Bearer KEY'",
-            code="invalid_api_key",
-        )
-
-
 public = APIRouter()
-v1 = APIRouter(prefix="/v1", dependencies=[Depends(_check_api_key)])
+v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
+v1.include_router(responses)
 
 
 @v1.post("/chat/completions")
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     body = ChatCompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
-    _check_model(gateway, body.model)
+    check_model(gateway, body.model)
     submission = await gateway.submissions.chat(body, f"chatcmpl-{request.state.request_key}")
     shape = ChatShape(
         submission.completion_id, int(time.time()), body.model, include_usage=body.stream_options.include_usage
@@ -81,9 +42,9 @@ async def create_chat_completion(request: Request) -> Response:
 @v1.post("/completions")
 async def create_completion(request: Request) -> Response:
     """Continue one or several texts."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     body = CompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
-    _check_model(gateway, body.model)
+    check_model(gateway, body.model)
     submission = await gateway.submissions.text(body, f"cmpl-{request.state.request_key}")
     shape = TextShape(
         submission.completion_id, int(time.time()), body.model, include_usage=body.stream_options.include_usage
@@ -104,29 +65,20 @@ async def _render(shape: Shape, completion: Completion) -> Response:
     return Response(shape.response(outputs, completion.usage), media_type="application/json")
 
 
-def _check_model(gateway: Gateway, name: str) -> None:
-    names = gateway.settings.model_names
-    if name not in names:
-        served = ", ".join(repr(known) for known in names)
-        raise ModelNotFoundError(
-            f"The model {name!r} does not exist; served here: {served}", param="model", code="model_not_found"
-        )
-
-
 @v1.get("/models")
 async def list_models(request: Request) -> Response:
     """The names that may be asked for."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     cards = [_model_card(gateway, name) for name in gateway.settings.model_names]
-    return _json(ModelList(cards))
+    return json_response(ModelList(cards))
 
 
 @v1.get("/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     """One of them."""
-    gateway = _gateway(request)
-    _check_model(gateway, name)
-    return _json(_model_card(gateway, name))
+    gateway = gateway_of(request)
+    check_model(gateway, name)
+    return json_response(_model_card(gateway, name))
 
 
 def _model_card(gateway: Gateway, name: str) -> ModelCard:
@@ -136,30 +88,26 @@ def _model_card(gateway: Gateway, name: str) -> ModelCard:
 @public.get("/health")
 async def get_health(request: Request) -> Response:
     """200 if requests are being answered."""
-    health = _gateway(request).monitor.health()
+    health = gateway_of(request).monitor.health()
     if health.is_healthy:
-        return _json({"status": "ok"})
-    return _json({"status": "unavailable", "reason": health.fault}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response({"status": "ok"})
+    return json_response({"status": "unavailable", "reason": health.fault}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @public.get("/ping")
 async def ping() -> Response:
     """200 if this process runs."""
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 @public.get("/version")
 async def get_version() -> Response:
     """The product's version."""
-    return _json({"version": _VERSION})
+    return json_response({"version": _VERSION})
 
 
 @public.get("/metrics")
 async def get_metrics(request: Request) -> Response:
     """For Prometheus."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     return Response(gateway.completions.metrics.render(gateway.monitor.status), media_type=CONTENT_TYPE_LATEST)
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

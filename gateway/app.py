@@ -4,40 +4,57 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from fastapi import FastAPI
 
-from gateway.api import Gateway, LifespanState, public, v1
+from gateway.api import public, v1
+from gateway.archives import Archives
 from gateway.completion import CompletionStarter
+from gateway.context import Gateway, LifespanState
 from gateway.errors import install_error_handlers
+from gateway.jobs import JobRunner
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
 from gateway.pool_monitor import PoolMonitor
+from gateway.responses.background import BackgroundResponses
+from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
 from gateway.submission import SubmissionBuilder
 from gateway.tokenizer import Tokenizer
 from shared.bus import GatewayBus
 
+_MAX_BACKGROUND_RESPONSES: Final = 64
+"""Background responses above which a gateway takes none over from others."""
+
 
 class GatewayApp(FastAPI):
     """A FastAPI application that knows its token router, which its server needs at the end."""
 
-    def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> None:
         self.token_router = TokenRouter(bus, time.monotonic)
         self._monitor = PoolMonitor(bus)
         max_model_len = _context_length(settings, self._monitor)
+        max_requests = settings.max_num_queued_reqs
+        submissions = SubmissionBuilder(tokenizer, max_model_len)
+        completions = CompletionStarter(
+            bus=bus,
+            router=self.token_router,
+            vocabulary=tokenizer.vocabulary,
+            metrics=GatewayMetrics(settings.model_names[0]),
+            max_requests=max_requests,
+        )
+        responses = ResponseService(archives.responses, submissions, completions, max_jobs=max_requests)
         self._gateway = Gateway(
             settings=settings,
-            submissions=SubmissionBuilder(tokenizer, max_model_len),
-            completions=CompletionStarter(
-                bus=bus,
-                router=self.token_router,
-                vocabulary=tokenizer.vocabulary,
-                metrics=GatewayMetrics(settings.model_names[0]),
-                max_requests=settings.max_num_queued_reqs,
-            ),
+            submissions=submissions,
+            completions=completions,
             monitor=self._monitor,
+            responses=responses,
+            response_jobs=JobRunner(
+                archives.responses, BackgroundResponses(responses).make, max_at_once=_MAX_BACKGROUND_RESPONSES
+            ),
             max_model_len=max_model_len,
             started_s=int(time.time()),
         )
@@ -46,20 +63,23 @@ class GatewayApp(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
         await self._monitor.refresh()
-        background = [asyncio.create_task(self.token_router.run()), asyncio.create_task(self._monitor.run())]
+        # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
+        background = [
+            asyncio.create_task(work)
+            for work in (self._gateway.response_jobs.run(), self.token_router.run(), self._monitor.run())
+        ]
         try:
             yield {"gateway": self._gateway}
         finally:
             for task in background:
                 task.cancel()
-            for task in background:
                 with suppress(asyncio.CancelledError):
                     await task
 
 
-def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer) -> GatewayApp:
-    """Make a gateway out of its collaborators. The caller owns the bus, and closes it after the application."""
-    app = GatewayApp(settings, bus, tokenizer)
+def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> GatewayApp:
+    """Make a gateway out of its collaborators. The caller owns bus and archives, and closes them afterwards."""
+    app = GatewayApp(settings, bus, tokenizer, archives)
     app.include_router(v1)
     app.include_router(public)
     app.add_middleware(RequestBoundary)

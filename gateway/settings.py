@@ -16,6 +16,9 @@ class GatewaySettings:
         max_model_len: Tokens of a prompt and its output together; the model's own limit if None.
         max_num_queued_reqs: Requests in the pool above which a new one is refused with 429.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
+        max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
+        max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
+        max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
         shutdown_timeout_s: How long running streams may go on after SIGTERM.
     """
 
@@ -28,6 +31,9 @@ class GatewaySettings:
     max_model_len: int | None = None
     max_num_queued_reqs: int = 512
     max_body_bytes: int = 4 * 1024 * 1024
+    max_file_bytes: int = 100 * 1024 * 1024
+    max_response_store_bytes: int = 256 * 1024 * 1024
+    max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     shutdown_timeout_s: float = 5.0
 
