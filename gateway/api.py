@@ -9,9 +9,11 @@ from typing import Final
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway.batches.routes import router as batches
 from gateway.completion import Completion
 from gateway.connection import EventStreamResponse, WholeResponse, read_body
 from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
+from gateway.files.routes import router as files
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
 from gateway.openai_responses import ChatShape, ModelCard, ModelList, Shape, TextShape
 from gateway.responses.routes import router as responses
@@ -23,7 +25,8 @@ _VERSION: Final = version("pagestream")
 
 public = APIRouter()
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
-v1.include_router(responses)
+for router in (responses, files, batches):
+    v1.include_router(router)
 
 
 @v1.post("/chat/completions")

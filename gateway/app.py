@@ -4,29 +4,27 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
 
 from fastapi import FastAPI
 
 from gateway.api import public, v1
 from gateway.archives import Archives
+from gateway.background import batch_jobs, response_jobs
+from gateway.batches.service import BatchService
 from gateway.completion import CompletionStarter
 from gateway.context import Gateway, LifespanState
 from gateway.errors import install_error_handlers
-from gateway.jobs import JobRunner
+from gateway.files.shelf import FileShelf
+from gateway.loopback import Loopback
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
 from gateway.pool_monitor import PoolMonitor
-from gateway.responses.background import BackgroundResponses
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
 from gateway.submission import SubmissionBuilder
 from gateway.tokenizer import Tokenizer
 from shared.bus import GatewayBus
-
-_MAX_BACKGROUND_RESPONSES: Final = 64
-"""Background responses above which a gateway takes none over from others."""
 
 
 class GatewayApp(FastAPI):
@@ -46,15 +44,18 @@ class GatewayApp(FastAPI):
             max_requests=max_requests,
         )
         responses = ResponseService(archives.responses, submissions, completions, max_jobs=max_requests)
+        files = FileShelf(archives.files, max_file_bytes=settings.max_file_bytes)
+        loopback = Loopback(self, self._lifespan_state, api_key=next(iter(settings.api_keys), ""))
         self._gateway = Gateway(
             settings=settings,
             submissions=submissions,
             completions=completions,
             monitor=self._monitor,
             responses=responses,
-            response_jobs=JobRunner(
-                archives.responses, BackgroundResponses(responses).make, max_at_once=_MAX_BACKGROUND_RESPONSES
-            ),
+            response_jobs=response_jobs(archives, responses),
+            files=files,
+            batches=BatchService(archives.batches, files),
+            batch_jobs=batch_jobs(archives, files, loopback, self._monitor.is_idle),
             max_model_len=max_model_len,
             started_s=int(time.time()),
         )
@@ -64,17 +65,18 @@ class GatewayApp(FastAPI):
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
         await self._monitor.refresh()
         # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
-        background = [
-            asyncio.create_task(work)
-            for work in (self._gateway.response_jobs.run(), self.token_router.run(), self._monitor.run())
-        ]
+        runners = (self._gateway.batch_jobs, self._gateway.response_jobs, self.token_router, self._monitor)
+        background = [asyncio.create_task(runner.run()) for runner in runners]
         try:
-            yield {"gateway": self._gateway}
+            yield self._lifespan_state()
         finally:
             for task in background:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+    def _lifespan_state(self) -> LifespanState:
+        return {"gateway": self._gateway}
 
 
 def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> GatewayApp:

@@ -8,7 +8,9 @@ from typing import TypedDict, cast
 import msgspec
 from fastapi import Request, Response
 
+from gateway.batches.service import BatchService
 from gateway.completion import CompletionStarter
+from gateway.files.shelf import FileShelf
 from gateway.jobs import JobRunner
 from gateway.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
@@ -27,6 +29,9 @@ class Gateway:
     monitor: PoolMonitor
     responses: ResponseService
     response_jobs: JobRunner
+    files: FileShelf
+    batches: BatchService
+    batch_jobs: JobRunner
     max_model_len: Callable[[], int | None]
     started_s: int
 

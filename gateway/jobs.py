@@ -29,15 +29,21 @@ class JobRunner:
         Args:
             archive: Where the jobs are.
             work: What is to be done.
-            max_at_once: Jobs above which none is taken from others.
+            max_at_once: Jobs at a time, at most.
         """
         self._archive = archive
         self._work = work
         self._max_at_once = max_at_once
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, claim: Claim) -> None:
-        """Work on a job that we hold the claim to."""
+    async def offer(self, claim: Claim) -> None:
+        """Work on a job that we hold the claim to, or leave it to whoever has time first."""
+        if len(self._tasks) < self._max_at_once:
+            self._begin(claim)
+        else:
+            await self._archive.hand_back(claim)
+
+    def _begin(self, claim: Claim) -> None:
         task = asyncio.get_running_loop().create_task(self._do(claim), name=f"job {claim.record_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -57,7 +63,7 @@ class JobRunner:
     async def _take(self) -> None:
         try:
             while len(self._tasks) < self._max_at_once and (claim := await self._archive.take_job()):
-                self.begin(claim)
+                self._begin(claim)
         except BusError as error:
             _logger.debug("jobs cannot be taken now: %s", error)
 

@@ -64,7 +64,7 @@ async def create_response(request: Request) -> Response:
 
 async def _in_background(gateway: Gateway, draft: Draft, data: bytes) -> Response:
     claim, stored = await gateway.responses.enqueue(draft, data)
-    gateway.response_jobs.begin(claim)
+    await gateway.response_jobs.offer(claim)
     if draft.body.stream:
         return ReplayStream(gateway.responses, stored.response.id, start=0)
     return json_response(stored.response)
