@@ -22,7 +22,7 @@ from gateway.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
-from gateway.submission import SubmissionBuilder
+from gateway.submission_builder import SubmissionBuilder
 from gateway.tokenizer import Tokenizer
 from shared.bus import GatewayBus
 
@@ -35,7 +35,12 @@ class GatewayApp(FastAPI):
         self._monitor = PoolMonitor(bus)
         max_model_len = _context_length(settings, self._monitor)
         max_requests = settings.max_num_queued_reqs
-        submissions = SubmissionBuilder(tokenizer, max_model_len)
+        submissions = SubmissionBuilder(
+            tokenizer,
+            max_model_len,
+            max_logprobs=settings.max_logprobs,
+            trusts_templates=settings.trust_request_chat_template,
+        )
         completions = CompletionStarter(
             bus=bus,
             router=self.token_router,

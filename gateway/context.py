@@ -15,7 +15,7 @@ from gateway.jobs import JobRunner
 from gateway.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
-from gateway.submission import SubmissionBuilder
+from gateway.submission_builder import SubmissionBuilder
 from shared.errors import AuthenticationError, ModelNotFoundError
 
 

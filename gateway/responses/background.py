@@ -63,12 +63,11 @@ class BackgroundResponses:
         finally:
             completion.close("cancelled")
 
-    @staticmethod
-    async def _follow(writer: "_Writer", completion: Completion) -> None:
+    async def _follow(self, writer: "_Writer", completion: Completion) -> None:
         await writer.write(writer.events.start(), is_changed=True)
         while True:
             for delta in await completion.next():
-                frames = writer.events.delta(delta.text)
+                frames = writer.events.delta(delta.text, self._service.logprobs(delta.scored))
                 if delta.finish_reason is not None:
                     await writer.end(
                         [*frames, *writer.events.end(delta.finish_reason, completion.usage, now_s=int(time.time()))]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gateway.body_parsing import read_fields, refuse_unsupported, validated
 from gateway.openai_requests import ChatCompletionBody
 from gateway.responses.items import Input
+from gateway.sampling_fields import SamplingFields
 from shared.errors import InvalidRequestError
 
 _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
@@ -20,24 +21,15 @@ _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
     "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
 }
 """Fields that would change the answer and are not served yet, with the values at which they change nothing."""
 
-_NOT_OF_CHAT: Final = frozenset(
-    (
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "model",
-        "n",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-    )
-)
-"""Fields of a chat's body that a response's body has under another name, or gives itself."""
+_EXTENSIONS: Final = frozenset(
+    (*SamplingFields.model_fields, "priority", "cache_salt", "chat_template_kwargs", "include_stop_str_in_output")
+) - {"n", "prompt_logprobs"}
+"""vLLM's fields of chats that a response takes, too."""
+
+_LOGPROBS: Final = "message.output_text.logprobs"
 
 MAX_METADATA_PAIRS: Final = 16
 
@@ -97,6 +89,7 @@ class ResponseBody(BaseModel):
             "code_interpreter_call.outputs",
             "computer_call_output.output.image_url",
             "file_search_call.results",
+            "message.output_text.logprobs",
             "message.input_image.image_url",
             "reasoning.encrypted_content",
             "web_search_call.action.sources",
@@ -110,6 +103,7 @@ class ResponseBody(BaseModel):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = Field(default=None, max_length=128)
     user: str | None = None
+    top_logprobs: int = Field(default=0, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
 
     @classmethod
@@ -131,18 +125,19 @@ class ResponseBody(BaseModel):
             raise InvalidRequestError("'background' needs 'store': nobody could ask for the answer", param="store")
         return self
 
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the log-probabilities of the output's tokens are told."""
+        return _LOGPROBS in self.include or self.top_logprobs > 0
+
     def chat(self, messages: list[dict[str, object]]) -> ChatCompletionBody:
         """The chat that this response is.
 
         Raises:
             InvalidRequestError: a field that both have is wrong.
         """
-        extensions = {
-            name: value
-            for name, value in (self.model_extra or {}).items()
-            if name in ChatCompletionBody.model_fields and name not in _NOT_OF_CHAT
-        }
-        return validated(
+        extensions = {name: value for name, value in (self.model_extra or {}).items() if name in _EXTENSIONS}
+        chat = validated(
             ChatCompletionBody,
             extensions
             | {
@@ -152,5 +147,9 @@ class ResponseBody(BaseModel):
                 "temperature": self.temperature,
                 "top_p": self.top_p,
                 "seed": self.seed,
+                "logprobs": self.wants_logprobs,
+                "top_logprobs": self.top_logprobs,
             },
         )
+        chat.check()
+        return chat

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.openai_responses import FinishReason, Usage
+from gateway.openai_responses import ContentLogprob, FinishReason, Usage
 from gateway.responses.items import Item
 from gateway.responses.resource import IncompleteDetails, ResponseFault, ResponseResource, ResponseUsage
 
@@ -29,9 +29,12 @@ class ResponseEvents:
         self._message_id = f"msg_{response.id.removeprefix('resp_')}"
         self._num_events = 0
         self._texts: list[str] = []
+        self._logprobs: list[ContentLogprob] = []
+        self._num_told_logprobs = 0
         self._num_to_skip = 0
+        self._num_logprobs_to_skip = 0
         self._has_started = False
-        place = msgspec.json.encode({"item_id": self._message_id, **_PLACE, "logprobs": []})[1:-1]
+        place = msgspec.json.encode({"item_id": self._message_id, **_PLACE})[1:-1]
         self._around_number = (
             f'event: {_DELTA}\ndata: {{"type":"{_DELTA}","sequence_number":'.encode(),
             b"," + place + b',"delta":',
@@ -46,8 +49,11 @@ class ResponseEvents:
             event = msgspec.json.decode(frame.partition(b"\ndata: ")[2])
             if event["type"] == _DELTA:
                 events._num_to_skip += len(event["delta"])
+                events._num_logprobs_to_skip += len(event["logprobs"])
                 events._texts.append(event["delta"])
+                events._logprobs += msgspec.convert(event["logprobs"], list[ContentLogprob])
             events._has_started |= event["type"] == "response.in_progress"
+        events._num_told_logprobs = len(events._logprobs)
         return events
 
     @property
@@ -75,29 +81,34 @@ class ResponseEvents:
             self._frame("response.content_part.added", item_id=self._message_id, **_PLACE, part=_part("")),
         ]
 
-    def delta(self, text: str) -> list[bytes]:
-        """More text; nothing if there is none that is new."""
-        if self._num_to_skip:
-            skipped = min(self._num_to_skip, len(text))
-            self._num_to_skip -= skipped
-            text = text[skipped:]
+    def delta(self, text: str, logprobs: Sequence[ContentLogprob] = ()) -> list[bytes]:
+        """More text; nothing if there is none that is new. Log-probabilities of tokens without text wait for some."""
+        skipped = min(self._num_logprobs_to_skip, len(logprobs))
+        self._num_logprobs_to_skip -= skipped
+        self._logprobs += logprobs[skipped:]
+        skipped = min(self._num_to_skip, len(text))
+        self._num_to_skip -= skipped
+        text = text[skipped:]
         if not text:
             return []
         self._texts.append(text)
+        told, self._num_told_logprobs = self._logprobs[self._num_told_logprobs :], len(self._logprobs)
         before, after = self._around_number
         number = str(self._num_events).encode()
         self._num_events += 1
-        return [before + number + after + msgspec.json.encode(text) + b"}\n\n"]
+        data = msgspec.json.encode(text) + b',"logprobs":' + msgspec.json.encode(told)
+        return [before + number + after + data + b"}\n\n"]
 
     def end(self, reason: FinishReason, usage: Usage, *, now_s: int) -> list[bytes]:
         """The model has ended it, or had to."""
         status = "incomplete" if reason == "length" else "completed"
         text = "".join(self._texts)
-        item = {**self._message(status), "content": [_part(text)]}
+        part = _part(text, self._logprobs)
+        item = {**self._message(status), "content": [part]}
         place = {"item_id": self._message_id, **_PLACE}
         frames = [
-            self._frame("response.output_text.done", **place, text=text, logprobs=[]),
-            self._frame("response.content_part.done", **place, part=_part(text)),
+            self._frame("response.output_text.done", **place, text=text, logprobs=self._logprobs),
+            self._frame("response.content_part.done", **place, part=part),
             self._frame("response.output_item.done", output_index=0, item=item),
         ]
         self._change(
@@ -129,5 +140,5 @@ class ResponseEvents:
         return f"event: {kind}\ndata: ".encode() + data + b"\n\n"
 
 
-def _part(text: str) -> Item:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, logprobs: Sequence[ContentLogprob] = ()) -> Item:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}

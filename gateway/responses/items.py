@@ -89,6 +89,11 @@ def message_item(item_id: str, role: str, texts: Sequence[str]) -> Item:
     return {"id": item_id, "type": "message", "status": "completed", "role": role, "content": parts}
 
 
+def without_logprobs(item: Item) -> Item:
+    """A message of ours as it is continued: nobody wants its log-probabilities again."""
+    return item | {"content": [{**part, "logprobs": []} for part in item["content"]]}
+
+
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, object]]:
     """What a chat template reads. Instructions come first, and are not part of the conversation."""
     messages: list[dict[str, object]] = []

@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.openai_responses import Usage
 from gateway.responses.body import ResponseBody
-from gateway.responses.items import Item
+from gateway.responses.items import Item, without_logprobs
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -114,6 +114,7 @@ class ResponseResource(msgspec.Struct, frozen=True, kw_only=True):
             temperature=body.temperature,
             text={"format": {"type": "text"}, "verbosity": "medium"},
             tool_choice=body.tool_choice,
+            top_logprobs=body.top_logprobs,
             top_p=body.top_p,
             truncation=body.truncation,
             user=body.user,
@@ -149,7 +150,7 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def conversation(self) -> list[Item]:
         """What a response that continues this one begins with."""
-        return [*self.items, *self.response.output]
+        return [*self.items, *map(without_logprobs, self.response.output)]
 
 
 _encoder = msgspec.msgpack.Encoder()

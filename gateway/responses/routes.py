@@ -55,7 +55,7 @@ async def create_response(request: Request) -> Response:
         return LiveStream(gateway.responses, draft.stored, completion)
 
     async def render(completion: Completion) -> Response:
-        stored = await _collect(draft, completion)
+        stored = await _collect(gateway, draft, completion)
         await gateway.responses.keep(stored)
         return json_response(stored.response)
 
@@ -70,10 +70,10 @@ async def _in_background(gateway: Gateway, draft: Draft, data: bytes) -> Respons
     return json_response(stored.response)
 
 
-async def _collect(draft: Draft, completion: Completion) -> StoredResponse:
+async def _collect(gateway: Gateway, draft: Draft, completion: Completion) -> StoredResponse:
     (output,) = await completion.collect()
     events = ResponseEvents(draft.stored.response)
-    events.delta(output.text)
+    events.delta(output.text, gateway.responses.logprobs(output.scored))
     events.end(output.finish_reason, completion.usage, now_s=int(time.time()))
     return msgspec.structs.replace(draft.stored, response=events.response)
 

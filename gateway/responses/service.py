@@ -8,11 +8,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.completion import Completion, CompletionStarter
+from gateway.content_logprobs import content_logprob
+from gateway.openai_responses import ContentLogprob
 from gateway.responses.body import ResponseBody
 from gateway.responses.events import ResponseEvents
 from gateway.responses.items import Item, chat_messages, new_id
 from gateway.responses.resource import ResponseFault, ResponseResource, StoredResponse
-from gateway.submission import Submission, SubmissionBuilder
+from gateway.submission import Submission
+from gateway.submission_builder import SubmissionBuilder
+from gateway.token_logprobs import ScoredToken
+from gateway.token_names import TokenNames
 from shared.archive import Archive, Claim
 from shared.errors import ClaimLostError, InvalidRequestError, NotFoundError, QueueFullError, RequestError
 
@@ -58,6 +63,7 @@ class ResponseService:
         self._submissions = submissions
         self._completions = completions
         self._max_jobs = max_jobs
+        self._names = TokenNames(completions.vocabulary)
 
     async def draft(self, body: ResponseBody) -> Draft:
         """Make a response ready: find what it continues, render it, tokenize it.
@@ -80,7 +86,11 @@ class ResponseService:
             QueueFullError: the pool is full.
             BusUnavailableError: Redis does not answer.
         """
-        return await self._completions.start(submission, is_whole_text=True)
+        return await self._completions.start(submission)
+
+    def logprobs(self, scored: Sequence[ScoredToken]) -> list[ContentLogprob]:
+        """What is told of tokens, if that was asked for."""
+        return [content_logprob(self._names, token) for token in scored]
 
     async def enqueue(self, draft: Draft, request: bytes) -> tuple[Claim, StoredResponse]:
         """Keep a response that is to be made in the background, under our claim.

@@ -1,6 +1,6 @@
 import json
 
-from gateway.openai_responses import PromptTokensDetails, Usage
+from gateway.openai_responses import ContentLogprob, PromptTokensDetails, Usage
 from gateway.responses.body import ResponseBody
 from gateway.responses.events import ResponseEvents
 from gateway.responses.resource import ResponseFault, ResponseResource
@@ -108,3 +108,20 @@ def test_whoever_goes_on_writes_what_is_missing_however_its_text_is_split() -> N
         assert "".join(event["delta"] for event in events if "delta" in event) == "abcdefghi"
         assert events[-1]["response"]["output"][0]["content"][0]["text"] == "abcdefghi"
         assert [event["type"] for event in events].count("response.in_progress") == 1
+
+
+def scored(text: str) -> list[ContentLogprob]:
+    return [ContentLogprob(letter, -float(place), list(letter.encode()), []) for place, letter in enumerate(text)]
+
+
+def test_each_tokens_log_probability_is_told_once_also_by_whoever_goes_on() -> None:
+    first = begin(background=True)
+    frames = [*first.create(), *first.start(), *first.delta("ab", scored("ab")), *first.delta("", scored("c"))]
+    other = ResponseEvents.resume(first.response, frames)
+    frames += [*other.start(), *other.delta("abc", scored("abcd")), *other.delta("de", scored("e"))]
+    events = parsed(frames + other.end("stop", USAGE, now_s=9))
+    told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert [[token["token"] for token in tokens] for tokens in told] == [["a", "b"], ["c", "d"], ["e"]]
+    (part,) = events[-1]["response"]["output"][0]["content"]
+    assert [token["token"] for token in part["logprobs"]] == list("abcde")
+    assert part["text"] == "abcde"
