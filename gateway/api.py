@@ -6,6 +6,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Final
 
+import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -17,7 +18,8 @@ from gateway.context import Gateway, check_api_key, check_model, gateway_of, jso
 from gateway.files.routes import router as files
 from gateway.fingerprint import fingerprint
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
-from gateway.openai_responses import ModelCard, ModelList
+from gateway.openai_responses import ChatChoice, ChatChunkChoice, CompletionResponse, ModelCard, ModelList, TextChoice
+from gateway.openapi import documented
 from gateway.responses.routes import router as responses
 from gateway.shape import Envelope, Shape
 from gateway.sse import EventWriter
@@ -30,6 +32,19 @@ _SERVICE_TIER: Final = "default"
 """There is no other: whoever asks for one is told."""
 
 
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a process or its pool is."""
+
+    status: str
+    reason: str = ""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Which release this is."""
+
+    version: str
+
+
 public = APIRouter()
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
 for router in (responses, files, batches):
@@ -37,6 +52,7 @@ for router in (responses, files, batches):
 
 
 @v1.post("/chat/completions")
+@documented(body=ChatCompletionBody, answer=CompletionResponse[ChatChoice], event=CompletionResponse[ChatChunkChoice])
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     gateway = gateway_of(request)
@@ -47,6 +63,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 @v1.post("/completions")
+@documented(body=CompletionBody, answer=CompletionResponse[TextChoice], event=CompletionResponse[TextChoice])
 async def create_completion(request: Request) -> Response:
     """Continue one or several texts."""
     gateway = gateway_of(request)
@@ -80,6 +97,7 @@ async def _render(shape: Shape, completion: Completion) -> Response:
 
 
 @v1.get("/models")
+@documented(answer=ModelList)
 async def list_models(request: Request) -> Response:
     """The names that may be asked for."""
     gateway = gateway_of(request)
@@ -88,6 +106,7 @@ async def list_models(request: Request) -> Response:
 
 
 @v1.get("/models/{name:path}")
+@documented(answer=ModelCard)
 async def get_model(request: Request, name: str) -> Response:
     """One of them."""
     gateway = gateway_of(request)
@@ -100,27 +119,31 @@ def _model_card(gateway: Gateway, name: str) -> ModelCard:
 
 
 @public.get("/health")
+@documented(answer=Health, statuses={503: "Nobody would be answered."})
 async def get_health(request: Request) -> Response:
     """200 if requests are being answered."""
     health = gateway_of(request).monitor.health()
     if health.is_healthy:
-        return json_response({"status": "ok"})
-    return json_response({"status": "unavailable", "reason": health.fault}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response(Health("ok"))
+    return json_response(Health("unavailable", health.fault or ""), HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @public.get("/ping")
+@documented(answer=Health)
 async def ping() -> Response:
     """200 if this process runs."""
-    return json_response({"status": "ok"})
+    return json_response(Health("ok"))
 
 
 @public.get("/version")
+@documented(answer=Version)
 async def get_version() -> Response:
     """The product's version."""
-    return json_response({"version": _VERSION})
+    return json_response(Version(_VERSION))
 
 
 @public.get("/metrics")
+@documented(content=(CONTENT_TYPE_LATEST, "In the words of Prometheus."))
 async def get_metrics(request: Request) -> Response:
     """For Prometheus."""
     gateway = gateway_of(request)

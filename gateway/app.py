@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -18,6 +20,7 @@ from gateway.files.shelf import FileShelf
 from gateway.loopback import Loopback
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
+from gateway.openapi import describe, operation_id
 from gateway.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
@@ -64,7 +67,19 @@ class GatewayApp(FastAPI):
             max_model_len=max_model_len,
             started_s=int(time.time()),
         )
-        super().__init__(title="pagestream", lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        super().__init__(
+            title="pagestream",
+            version=version("pagestream"),
+            lifespan=self._lifespan,
+            redoc_url=None,
+            generate_unique_id_function=operation_id,
+        )
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the API."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self)
+        return self.openapi_schema
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:

@@ -10,7 +10,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.types import Message
 
 from gateway.context import gateway_of, json_response
-from gateway.files.shelf import CHUNK_BYTES, MAX_TTL_S, MIN_TTL_S
+from gateway.files.shelf import CHUNK_BYTES, MAX_TTL_S, MIN_TTL_S, FileObject, FilePage
+from gateway.openapi import documented
 from shared.errors import InvalidRequestError, RequestTooLargeError
 
 router = APIRouter()
@@ -22,6 +23,21 @@ _FORM_BYTES: Final = 64 * 1024
 
 _MAX_FILENAME: Final = 255
 
+_FORM: Final = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
+    },
+    "dependentRequired": {
+        "expires_after[anchor]": ["expires_after[seconds]"],
+        "expires_after[seconds]": ["expires_after[anchor]"],
+    },
+}
+
 
 class DeletedFile(msgspec.Struct, frozen=True):
     """What is left of a file."""
@@ -32,6 +48,7 @@ class DeletedFile(msgspec.Struct, frozen=True):
 
 
 @router.post("/files")
+@documented(form=_FORM, answer=FileObject)
 async def create_file(request: Request) -> Response:
     """Keep an uploaded file (multipart/form-data)."""
     gateway = gateway_of(request)
@@ -45,6 +62,7 @@ async def create_file(request: Request) -> Response:
 
 
 @router.get("/files")
+@documented(answer=FilePage)
 async def list_files(
     request: Request,
     *,
@@ -60,12 +78,14 @@ async def list_files(
 
 
 @router.get("/files/{file_id}")
+@documented(answer=FileObject)
 async def get_file(request: Request, file_id: str) -> Response:
     """What is known of a file."""
     return json_response(await gateway_of(request).files.find(file_id))
 
 
 @router.delete("/files/{file_id}")
+@documented(answer=DeletedFile)
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget a file."""
     await gateway_of(request).files.delete(file_id)
@@ -73,6 +93,7 @@ async def delete_file(request: Request, file_id: str) -> Response:
 
 
 @router.get("/files/{file_id}/content")
+@documented(content=("application/octet-stream", "The file."))
 async def get_file_content(request: Request, file_id: str) -> Response:
     """A file, as it was uploaded or written."""
     files = gateway_of(request).files

@@ -1,7 +1,7 @@
 """The body of `POST /v1/responses`: OpenAI's fields, each honoured, without effect here, or refused by its name."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -70,6 +70,8 @@ class ResponseBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
+    no_op_values: ClassVar = _NO_OP_VALUES
+
     model: str
     input: Input = []
     instructions: str | None = None
@@ -114,7 +116,7 @@ class ResponseBody(BaseModel):
             InvalidRequestError: no JSON object, a value that is out of range, or a field that is not served.
         """
         fields = read_fields(body)
-        refuse_unsupported(fields, _NO_OP_VALUES)
+        refuse_unsupported(fields, cls.no_op_values)
         return validated(cls, fields)
 
     @model_validator(mode="after")

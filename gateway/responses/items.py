@@ -50,7 +50,7 @@ def _as_items(given: object) -> object:
     return given
 
 
-class TextPart(BaseModel):
+class ContentPart(BaseModel):
     """A piece of a message's content."""
 
     model_config = ConfigDict(strict=True)
@@ -66,7 +66,7 @@ class MessageItem(BaseModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[list[ContentPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[ContentPart])]
     id: str | None = Field(default=None, max_length=256)
 
     def as_item(self) -> Item:

@@ -126,6 +126,13 @@ class ResponseResource(msgspec.Struct, frozen=True, kw_only=True):
         return self.status not in {"queued", "in_progress"}
 
 
+class ResponseEvent(msgspec.Struct, frozen=True):
+    """What every event of a response's stream has; OpenAI's reference tells what else there is, by type."""
+
+    type: str
+    sequence_number: int
+
+
 class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A response as it is kept.
 

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Query, Request, Response
 from gateway.completion import Completion
 from gateway.connection import WholeResponse, read_body
 from gateway.context import Gateway, check_model, gateway_of, json_response
+from gateway.openapi import documented
 from gateway.responses.body import ResponseBody
 from gateway.responses.events import ResponseEvents
-from gateway.responses.resource import StoredResponse
+from gateway.responses.items import Item
+from gateway.responses.resource import ResponseEvent, ResponseResource, StoredResponse
 from gateway.responses.service import Draft
 from gateway.responses.streaming import LiveStream, ReplayStream
 from shared.errors import InvalidRequestError, NotFoundError
@@ -22,7 +24,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 StartingAfter = Annotated[int | None, Query(ge=0, lt=2**63)]
 
 
-class Deleted(msgspec.Struct, frozen=True):
+class DeletedResponse(msgspec.Struct, frozen=True):
     """What is left of a response."""
 
     id: str
@@ -33,7 +35,7 @@ class Deleted(msgspec.Struct, frozen=True):
 class ItemList(msgspec.Struct, frozen=True):
     """A page of items."""
 
-    data: list[dict[str, object]]
+    data: list[Item]
     first_id: str | None
     last_id: str | None
     has_more: bool
@@ -41,6 +43,7 @@ class ItemList(msgspec.Struct, frozen=True):
 
 
 @router.post("/responses")
+@documented(body=ResponseBody, answer=ResponseResource, event=ResponseEvent)
 async def create_response(request: Request) -> Response:
     """Answer a conversation, and keep the answer."""
     gateway = gateway_of(request)
@@ -79,6 +82,7 @@ async def _collect(gateway: Gateway, draft: Draft, completion: Completion) -> St
 
 
 @router.get("/responses/{response_id}")
+@documented(answer=ResponseResource, event=ResponseEvent)
 async def get_response(
     request: Request, response_id: str, *, stream: bool = False, starting_after: StartingAfter = None
 ) -> Response:
@@ -95,19 +99,22 @@ async def get_response(
 
 
 @router.delete("/responses/{response_id}")
+@documented(answer=DeletedResponse)
 async def delete_response(request: Request, response_id: str) -> Response:
     """Forget a response, and end it if it is being made."""
     await gateway_of(request).responses.delete(response_id)
-    return json_response(Deleted(response_id))
+    return json_response(DeletedResponse(response_id))
 
 
 @router.post("/responses/{response_id}/cancel")
+@documented(answer=ResponseResource)
 async def cancel_response(request: Request, response_id: str) -> Response:
     """End a background response."""
     return json_response(await gateway_of(request).responses.cancel(response_id))
 
 
 @router.get("/responses/{response_id}/input_items")
+@documented(answer=ItemList)
 async def list_input_items(
     request: Request,
     response_id: str,
