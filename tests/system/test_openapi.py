@@ -92,7 +92,8 @@ def test_whatever_is_asked_is_answered_as_described(services: Services, mode: Ge
             def check(case: Case) -> None:
                 nonlocal num_requests
                 names.put_into(case)
-                case.call_and_validate(checks=CHECKS, timeout=30)
+                is_health = case.operation.path == "/health"  # which tells of a busy machine, too
+                case.call_and_validate(checks=CHECKS[is_health:], timeout=30)
                 num_requests += 1
 
             with contextlib.suppress(Unsatisfiable):  # nothing of it can be broken
