@@ -17,6 +17,16 @@ class FinishCode(IntEnum):
     """The sequence could not be continued; a `Fault` says why."""
 
 
+class Pooling(IntEnum):
+    """What vector a prompt becomes, of the model's last hidden states."""
+
+    NONE = 0
+    LAST = 1
+    """That of the last token."""
+    MEAN = 2
+    """The mean of all tokens'."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The parameters of one request that the worker and the scheduler need.
 
@@ -42,6 +52,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         logprobs: Likeliest tokens told beside each output token, with log-probabilities; None tells nothing, not even
             the output token's own.
         prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
+        pooling: What vector of the prompt is told with the first output token, if any.
     """
 
     temperature: float = 1.0
@@ -61,6 +72,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    pooling: Pooling = Pooling.NONE
 
     @property
     def is_greedy(self) -> bool:

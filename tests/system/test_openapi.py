@@ -25,7 +25,12 @@ NUM_EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "8"))
 """Per operation and per kind: valid bodies, and broken ones."""
 
 SHORT = ("--runner", "fake", "--max-model-len", "64")
-CHECKS = (schemathesis.checks.not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)  # fmt: skip
+CHECKS = (
+    schemathesis.checks.not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 
 @pytest.fixture(scope="module")
