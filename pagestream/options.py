@@ -121,6 +121,25 @@ TrustRequestChatTemplate = Annotated[
         "trust-request-chat-template", _API, "Let requests bring a chat template: a program, in a sandbox.", switch=True
     ),
 ]
+EnableAutoToolChoice = Annotated[
+    bool, _flag("enable-auto-tool-choice", _API, "Let the model call tools without being made to.", switch=True)
+]
+ToolCallParser = Annotated[
+    str | None,
+    _flag(
+        "tool-call-parser",
+        _API,
+        "How it writes calls: hermes, llama3_json, mistral, none. Default: by chat template.",
+    ),
+]
+ReasoningParser = Annotated[
+    str | None,
+    _flag(
+        "reasoning-parser",
+        _API,
+        "How it writes reasoning: deepseek_r1, qwen3, ..., none. Default: by chat template.",
+    ),
+]
 
 PoolingKind = Annotated[
     Literal["last", "mean"],
