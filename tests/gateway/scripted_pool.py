@@ -5,12 +5,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, StepId, WorkerId
 from shared.memory_bus import MemoryBus
-from shared.messages import Cancel, Fault, LogprobSpan, PoolStatus, StepResult, Submit, TokenBatch
+from shared.messages import Cancel, Embedding, Fault, LogprobSpan, PoolStatus, StepResult, Submit, TokenBatch
 from shared.packing import pack_u32, unpack_u32
-from shared.sampling import FinishCode
+from shared.sampling import FinishCode, Pooling
 
 Answer = Callable[[Submit, int, int], "int | Fault | None"]
 """(request, choice, position) -> a token, the end by an error, or None to wait."""
@@ -47,7 +48,8 @@ class ScriptedPool:
         side = self.bus.scheduler("scripted")
         rows: list[_Row] = []
         previous: dict[GatewayId, StepId] = {}
-        for step in itertools.count(1):
+        log = self.bus._state.results.get(_WRITER)  # of a pool before this one
+        for step in itertools.count(log.last.step + 1 if log else 1):
             if self.status is not None:
                 await side.publish_status(self.status)
             for entry, message, _ in await side.receive(timeout_s=self.step_s if rows else 0.02):
@@ -122,6 +124,11 @@ class ScriptedPool:
             faults=faults,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            embeddings=tuple(
+                Embedding(row.submit.handle, fake_embedding(unpack_u32(row.submit.prompt), row.submit.sampling.pooling))
+                for row, _ in items
+                if row.submit.sampling.pooling is not Pooling.NONE
+            ),
         )
 
     @staticmethod
