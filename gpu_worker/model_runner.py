@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
+from gpu_worker.captured_steps import CapturedSteps
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.logits_processors.grammar import GrammarMask
 from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
 from gpu_worker.logprobs import prompt_logprobs
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
+from gpu_worker.pooling import Pooler
 from gpu_worker.precision import Precision
 from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
@@ -46,6 +48,7 @@ class ModelRunner:
         self,
         model: Decoder,
         cache: KVCache,
+        steps: CapturedSteps,
         state: BatchState,
         sampler: Sampler,
         grammars: GrammarMask,
@@ -54,8 +57,10 @@ class ModelRunner:
     ) -> None:
         self._model = model
         self._cache = cache
+        self._steps = steps
         self._state = state
         self._sampler = sampler
+        self._pooler = Pooler()
         self._grammars = grammars
         self._capabilities = capabilities
         self._device = torch.device(capabilities.device)
@@ -150,10 +155,12 @@ class ModelRunner:
             kv_cache_dtype=precision.kv_cache_dtype_name,
             quantization=precision.quantization_name,
         )
+        max_blocks = -(-geometry.max_model_len // block_size)
+        steps = CapturedSteps(model, cache, ops.capture, max_blocks=max_blocks)
         compiler = GrammarCompiler(partial(tokenizer_json, checkpoint), config.eos_token_ids)
         grammars = GrammarMask(compiler, config.vocab_size)
         pipeline = LogitsPipeline([*standard_processors(config.vocab_size), grammars], max_num_seqs=max_num_seqs)
-        return cls(model, cache, state, Sampler(state, ops, pipeline), grammars, capabilities=capabilities)
+        return cls(model, cache, steps, state, Sampler(state, ops, pipeline), grammars, capabilities=capabilities)
 
     @property
     def capabilities(self) -> WorkerCapabilities:
@@ -165,14 +172,16 @@ class ModelRunner:
         """See `Runner`."""
         work = self._state.apply(plan)
         self._sampler.apply(plan)
+        self._pooler.apply(plan)
         if plan.copies:
             pairs = unpack_u32(plan.copies)
             self._cache.copy_blocks(list(pairs[::2]), list(pairs[1::2]))
         if not len(work.slots):
             return StepOutput([], 0)
         step = StepInput.build(self._state, work, device=self._device)
-        hidden = self._model.hidden_states(step, self._cache)
+        hidden = self._steps.hidden_states(step)
         told = prompt_logprobs(self._state, work, hidden, self._model.logits)
+        embeddings = self._pooler.pool(self._state, work, hidden)
         logits = self._model.logits(hidden.index_select(0, step.sampled_rows))
         self._state.advance(work)
         sampled = self._sampler.choose(logits, step.sampled_slots)
@@ -182,12 +191,14 @@ class ModelRunner:
                 zip(step.sampled_slots.tolist(), sampled.tokens, sampled.is_valid, strict=True)
             )
         ]
+        rows = [row._replace(embedding=embeddings.get(row.slot)) for row in rows] if embeddings else rows
         return StepOutput(rows, len(step.token_ids), told)
 
     def reset(self) -> None:
         """See `Runner`."""
         self._state.clear()
         self._sampler.clear()
+        self._pooler.clear()
 
     @torch.inference_mode()
     def log_likelihoods(self, tokens: Sequence[int]) -> Tensor:
