@@ -44,7 +44,8 @@ class GrammarCheck:
         param = constraints[0].param
         for constraint in constraints if len(constraints) > 1 else ():
             text = begin()
-            if own_reason := await self._fault(text.source(constraint.rule(text))):
+            rule = await asyncio.to_thread(constraint.rule, text)
+            if own_reason := await self._fault(text.source(rule)):
                 param, reason = constraint.param, own_reason
                 break
         raise InvalidRequestError(f"'{param}' cannot be enforced: {reason}", param=param)

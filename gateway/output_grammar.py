@@ -113,7 +113,7 @@ class Constraint(NamedTuple):
 
     Attributes:
         param: The field of the request that asks for it.
-        rule: Writes it; returns the right side of a rule.
+        rule: Writes it; returns the right side of a rule. May take long, and may raise InvalidRequestError.
     """
 
     param: str

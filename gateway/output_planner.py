@@ -1,5 +1,6 @@
 """What one request's outputs must look like, and how they are read: a grammar, and parsers."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -43,7 +44,8 @@ class OutputPlanner:
         if constraint is None:
             return OutputPlan()
         text = self._text()
-        return OutputPlan(await self._checked(text, constraint.rule(text), [constraint]))
+        rule = await asyncio.to_thread(constraint.rule, text)
+        return OutputPlan(await self._checked(text, rule, [constraint]))
 
     async def message(self, body: ChatCompletionBody, prompt: str, completion_id: str) -> OutputPlan:
         """For a message that answers a conversation.
@@ -76,7 +78,7 @@ class OutputPlanner:
                 shows_reasoning=body.include_reasoning,
             )
         text = self._text()
-        rule = self._rule(text, use, constraint)
+        rule = await asyncio.to_thread(self._rule, text, use, constraint) if use or constraint else None
         if rule is None:
             return OutputPlan(reading=reading)
         if form.reasoning:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.output_grammar import WHITESPACE, Constraint, GrammarText, choice
 from shared.errors import InvalidRequestError
 
+_MAX_GBNF_CHARACTERS: Final = 8192
+"""Converting them takes up to half a second, and the time grows with the square."""
+
 _ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 
 Schema = dict[str, Any] | str
@@ -95,7 +98,8 @@ class StructuredOutputs(_Strict):
             alternatives = self.choice
             return Constraint(param, lambda text: choice([text.plain(alternative) for alternative in alternatives]))
         if self.grammar is not None:
-            return Constraint(param, partial(GrammarText.own, source=_lark(self.grammar, param)))
+            source = self.grammar
+            return Constraint(param, lambda text: text.own(_lark(source, param)))
         schema = _ANY_OBJECT if self.schema_ is None else _schema(self.schema_, param)
         if self.disable_additional_properties:
             schema = _without_additional_properties(schema)
@@ -159,9 +163,18 @@ def _schema(given: Schema, param: str) -> Mapping[str, Any]:
 
 
 def _lark(source: str, param: str) -> str:
-    """A grammar as Lark text; one with `::=` is GBNF, as llama.cpp's and xgrammar's are."""
+    """A grammar as Lark text; one with `::=` is GBNF, as llama.cpp's and xgrammar's are.
+
+    Raises:
+        InvalidRequestError: it is GBNF, and wrong or too long.
+    """
     if "::=" not in source:
         return source
+    if len(source) > _MAX_GBNF_CHARACTERS:
+        raise InvalidRequestError(
+            f"'{param}' has {len(source)} characters of GBNF, more than {_MAX_GBNF_CHARACTERS}; write it as Lark",
+            param=param,
+        )
     try:
         return any_to_lark(source)
     except Exception as error:  # the library raises nothing narrower

@@ -213,6 +213,7 @@ WRONG = {
     "a slow pattern": ({"guided_regex": "(([a-z]{0,99}x?){0,99}y?){0,99}(a|b{99})+(.*c){99}"}, "guided_regex"),
     "a bad grammar": ({"structured_outputs": {"grammar": "root ::= nowhere"}}, "structured_outputs.grammar"),
     "another bad grammar": ({"structured_outputs": {"grammar": "start: /("}}, "structured_outputs.grammar"),
+    "much GBNF": ({"guided_grammar": "root ::= " + " | ".join(f'"{i}"' for i in range(2000))}, "guided_grammar"),
     "no choice": ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     "nothing": ({"structured_outputs": {}}, "structured_outputs"),
     "two things": ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
