@@ -1,6 +1,7 @@
 """What a gateway is told at its start."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -21,6 +22,10 @@ class GatewaySettings:
         tool_call_parser: How it writes calls: a name, or "none"; None leaves it to its chat template.
         reasoning_parser: How it writes its reasoning; the same.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
+        pooling: What vector of a prompt an embedding is: the last token's, or the mean of all.
+        max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
+        max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
+        max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
         shutdown_timeout_s: How long running streams may go on after SIGTERM.
     """
 
@@ -38,6 +43,10 @@ class GatewaySettings:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     max_body_bytes: int = 4 * 1024 * 1024
+    pooling: Literal["last", "mean"] = "last"
+    max_file_bytes: int = 100 * 1024 * 1024
+    max_response_store_bytes: int = 256 * 1024 * 1024
+    max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     shutdown_timeout_s: float = 5.0
 

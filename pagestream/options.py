@@ -141,6 +141,18 @@ ReasoningParser = Annotated[
     ),
 ]
 
+PoolingKind = Annotated[
+    Literal["last", "mean"],
+    _flag("pooling", _API, "What an embedding is: the last hidden state of the last token, or the mean of all."),
+]
+MaxFileBytes = Annotated[int, _count("max-file-bytes", _API, "Size of an uploaded file, such as 100M.")]
+MaxResponseStoreBytes = Annotated[
+    int, _count("max-response-store-bytes", _API, "Redis memory for kept responses; the oldest are dropped.")
+]
+MaxFileStoreBytes = Annotated[
+    int, _count("max-file-store-bytes", _API, "Redis memory for files, and again for batches; more are refused.")
+]
+
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[
     int, _count("max-num-batched-tokens", _ENGINE, "Tokens that one worker computes in one step.")
