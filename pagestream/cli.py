@@ -12,6 +12,7 @@ from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
+from pagestream.planning.command import plan
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
 from shared.demo_model import DEMO
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+app.command()(plan)
 
 
 def main(arguments: list[str] | None = None) -> int:
