@@ -6,8 +6,6 @@ from pagestream.planning.memory import WEIGHT_FORMATS, Fit, Gpu, Load, can_share
 from pagestream.planning.model_shape import ModelShape
 from shared.errors import ConfigurationError
 
-DEFAULT_CONTEXT = 4096
-
 
 class WeightsPlan(NamedTuple):
     """The model with its weights stored in one way.
