@@ -1,20 +1,16 @@
 """OpenAI's request bodies: which fields there are, which values they take, and which of them are not served."""
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gateway.body_parsing import read_fields, refuse_unsupported, show, validated
 from shared.errors import InvalidRequestError
 
 MAX_STOP_STRINGS: Final = 16
 _MAX_STOP_CHARACTERS: Final = 1024
-_MAX_SHOWN_CHARACTERS: Final = 80
-_MAX_SHOWN_ITEMS: Final = 8
-_MAX_SHOWN_BITS: Final = 128
 
 Prompt = str | list[int]
 
@@ -58,7 +54,7 @@ def _text_of_content(content: object) -> str:
         if not isinstance(part, dict) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, dict) else part
             raise PydanticCustomError(
-                "content", "Only parts of type 'text' are supported, got {kind}", {"kind": _show(kind)}
+                "content", "Only parts of type 'text' are supported, got {kind}", {"kind": show(kind)}
             )
         if not isinstance(part.get("text"), str):
             raise PydanticCustomError("content", "A part of type 'text' needs a string 'text'")
@@ -144,18 +140,13 @@ class GenerationBody(BaseModel):
         Raises:
             InvalidRequestError: no JSON object, a value that is out of range, or a field that is not served.
         """
-        try:
-            fields = pydantic_core.from_json(body)
-        except ValueError as error:
-            raise InvalidRequestError(f"the body is no valid JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise InvalidRequestError(f"the body is a JSON {type(fields).__name__}; expected an object")
-        fields = {name: value for name, value in fields.items() if value is not None}
-        _refuse_unsupported(fields)
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise _invalid(error) from error
+        fields = read_fields(body)
+        refuse_unsupported(fields, _NO_OP_VALUES)
+        if fields.get("best_of", fields.get("n", 1)) != fields.get("n", 1):
+            raise InvalidRequestError(
+                "'best_of' is supported only where it equals 'n'", param="best_of", code="unsupported_parameter"
+            )
+        return validated(cls, fields)
 
     @property
     def output_limit(self) -> int | None:
@@ -185,47 +176,3 @@ class CompletionBody(GenerationBody):
     def prompts(self) -> list[Prompt]:
         """Texts, or token ids that have not been checked against the vocabulary."""
         return self.prompt
-
-
-def _refuse_unsupported(fields: Mapping[str, object]) -> None:
-    for name in fields.keys() & _NO_OP_VALUES.keys():
-        if not any(_same(fields[name], value) for value in _NO_OP_VALUES[name]):
-            raise InvalidRequestError(
-                f"'{name}' is not supported by this server, got {_show(fields[name])}; leave it out",
-                param=name,
-                code="unsupported_parameter",
-            )
-    if fields.get("best_of", fields.get("n", 1)) != fields.get("n", 1):
-        raise InvalidRequestError(
-            "'best_of' is supported only where it equals 'n'", param="best_of", code="unsupported_parameter"
-        )
-
-
-def _same(value: object, other: object) -> bool:
-    return type(value) is type(other) and value == other
-
-
-def _invalid(error: ValidationError) -> InvalidRequestError:
-    """The first fault, in one sentence with the field and the value."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = _path(first["loc"])
-    got = "" if first["type"] in {"missing", "content"} else f", got {_show(first['input'])}"
-    return InvalidRequestError(f"'{param}': {first['msg']}{got}", param=param)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _show(value: object) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, list | dict) and len(value) > _MAX_SHOWN_ITEMS:
-        return f"{len(value)} items"
-    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
-        return f"a number of {value.bit_length()} bits"
-    shown = repr(value)
-    return shown if len(shown) <= _MAX_SHOWN_CHARACTERS else f"{shown[:_MAX_SHOWN_CHARACTERS]}..."

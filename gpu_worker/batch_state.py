@@ -51,6 +51,8 @@ class BatchState:
         num_blocks: [max_num_seqs], length of each block table.
         status: [max_num_seqs] of `RowStatus`.
         seeds: [max_num_seqs] uint64, each choice's own.
+        num_logprobs: [max_num_seqs], likeliest tokens told beside each output token; -1 where nothing is told.
+        num_prompt_logprobs: [max_num_seqs], the same for the tokens of the prompt.
         sampling: Parameters by slot; those of a free row are of no meaning.
     """
 
@@ -77,6 +79,8 @@ class BatchState:
         self.num_blocks = np.zeros(max_num_seqs, np.int64)
         self.status = np.full(max_num_seqs, RowStatus.FREE, np.uint8)
         self.seeds = np.zeros(max_num_seqs, np.uint64)
+        self.num_logprobs = np.full(max_num_seqs, -1, np.int64)
+        self.num_prompt_logprobs = np.full(max_num_seqs, -1, np.int64)
         self.sampling = [SamplingParams()] * max_num_seqs
 
     def apply(self, plan: StepPlan) -> Work:
@@ -196,6 +200,10 @@ class BatchState:
         self.num_blocks[slot] = len(blocks)
         self.sampling[slot] = admitted.sampling
         self.seeds[slot] = admitted.sampling.seed_of_choice(admitted.choice)
+        self.num_logprobs[slot] = _count_or_none(admitted.sampling.logprobs)
+        # With the first output token all of the prompt has been told; other choices have the same prompt.
+        is_told = admitted.choice > 0 or len(tokens) > admitted.num_prompt_tokens
+        self.num_prompt_logprobs[slot] = -1 if is_told else _count_or_none(admitted.sampling.prompt_logprobs)
 
     def _append_block(self, slot: int, block: int) -> None:
         self._require_row(slot)
@@ -230,3 +238,7 @@ class BatchState:
                 f"but knows {self.num_tokens[slot]} and has blocks for {room[row]}"
             )
         return work
+
+
+def _count_or_none(count: int | None) -> int:
+    return -1 if count is None else count

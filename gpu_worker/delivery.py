@@ -3,9 +3,9 @@
 from array import array
 from dataclasses import dataclass, field
 
-from gpu_worker.runner import StepOutput
-from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, Slot, StepId, WorkerId
-from shared.messages import Admitted, Fault, StepPlan, StepResult, TokenBatch
+from gpu_worker.runner import RowOutput, StepOutput
+from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, StepId, WorkerId
+from shared.messages import Admitted, Fault, LogprobSpan, StepPlan, StepResult, TokenBatch
 from shared.packing import pack_u8, pack_u16, pack_u32, unpack_u16
 from shared.sampling import FinishCode
 
@@ -40,17 +40,21 @@ class _Draft:
     tokens: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    logprobs: list[LogprobSpan] = field(default_factory=list)
+    prompt_logprobs: list[LogprobSpan] = field(default_factory=list)
 
-    def add(self, slot: Slot, recipient: _Recipient, tokens: tuple[int, ...], finish: FinishCode) -> None:
-        self.slots.append(slot)
+    def add(self, recipient: _Recipient, row: RowOutput) -> None:
+        self.slots.append(row.slot)
         self.handles.append(recipient.handle)
         self.indices.append(recipient.next_index)
-        self.counts.append(len(tokens))
-        self.finishes.append(finish)
-        self.tokens.extend(tokens)
+        self.counts.append(len(row.tokens))
+        self.finishes.append(row.finish)
+        self.tokens.extend(row.tokens)
         if recipient.next_index == 0:
             self.cached.append(recipient.num_cached_tokens)
-        recipient.next_index += len(tokens)
+        if row.logprobs is not None:
+            self.logprobs.append(LogprobSpan(recipient.handle, recipient.next_index, row.logprobs))
+        recipient.next_index += len(row.tokens)
 
     def batch(self, gateway_id: GatewayId, worker_id: WorkerId, step: StepId, previous: StepId) -> TokenBatch:
         return TokenBatch(
@@ -66,6 +70,8 @@ class _Draft:
             tokens=pack_u32(self.tokens),
             cached=pack_u32(self.cached),
             faults=tuple(self.faults),
+            logprobs=tuple(self.logprobs),
+            prompt_logprobs=tuple(self.prompt_logprobs),
         )
 
 
@@ -96,7 +102,11 @@ class DeliveryBook:
             if row.finish is FinishCode.ERROR:
                 draft.faults.append(Fault(recipient.handle, _FAULT_STATUS, row.message))
             else:
-                draft.add(row.slot, recipient, row.tokens, row.finish)
+                draft.add(recipient, row)
+        for slot, start, logprobs in output.prompt_logprobs:
+            recipient = self._recipients[slot]
+            draft = drafts.setdefault(recipient.gateway_id, _Draft())
+            draft.prompt_logprobs.append(LogprobSpan(recipient.handle, start, logprobs))
         batches = []
         for gateway_id, draft in drafts.items():
             previous = self._previous.get(gateway_id, BEFORE_FIRST_STEP)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NoReturn
 
-from gpu_worker.runner import RowOutput, StepOutput
+from gpu_worker.fake_logprobs import fake_logprobs
+from gpu_worker.runner import PromptLogprobs, RowOutput, StepOutput
 from shared.errors import PlanError
 from shared.ids import RequestId, Slot
 from shared.messages import Admitted, StepPlan, WorkerCapabilities
@@ -36,7 +37,10 @@ def fake_token(request_id: RequestId, choice: int, index: int, vocab_size: int) 
 
 @dataclass(slots=True)
 class _Row:
-    """One running sequence. `history` sums up its computed tokens; until `verified`, its blocks may hold other ones."""
+    """One running sequence. `history` sums up its computed tokens; until `verified`, its blocks may hold other ones.
+
+    `tells_prompt` is the number of likeliest tokens told beside each token of the prompt, or None.
+    """
 
     slot: Slot
     request_id: RequestId
@@ -46,6 +50,7 @@ class _Row:
     num_computed: int
     blocks: array[int]
     sampling: SamplingParams
+    tells_prompt: int | None
     history: int = 0
     verified: bool = False
     finished: bool = False
@@ -180,11 +185,12 @@ class FakeRunner:
         for row, _ in work:
             if not row.verified:
                 self._cache.verify(row)
+        told = [told for row, count in work if (told := self._tell_prompt(row, count))]
         for row, count in work:
             self._cache.write(row, count)
         self._num_context_tokens = sum(row.num_computed for row, _ in work)
         rows = [self._sample(row) for row, _ in work if row.num_computed == len(row.tokens)]
-        return StepOutput(rows, sum(count for _, count in work))
+        return StepOutput(rows, sum(count for _, count in work), told)
 
     def _release(self, slot: int) -> None:
         row = self._rows.pop(slot, None)
@@ -211,6 +217,9 @@ class FakeRunner:
             num_computed=admitted.num_computed_tokens,
             blocks=array("I"),
             sampling=admitted.sampling,
+            tells_prompt=admitted.sampling.prompt_logprobs
+            if admitted.choice == 0 and len(tokens) == admitted.num_prompt_tokens
+            else None,
         )
         if row.num_output_tokens >= row.sampling.max_tokens or len(tokens) == self._capabilities.max_model_len:
             _reject(f"{row.request_id} is admitted with {row.num_output_tokens} output tokens, but it is complete")
@@ -284,7 +293,16 @@ class FakeRunner:
         ):
             finish = FinishCode.LENGTH
         row.finished = finish is not FinishCode.RUNNING
-        return RowOutput(row.slot, (token,), finish)
+        num_top = row.sampling.logprobs
+        logprobs = None if num_top is None else fake_logprobs((token,), num_top, self._vocab_size)
+        return RowOutput(row.slot, (token,), finish, logprobs=logprobs)
+
+    def _tell_prompt(self, row: _Row, count: int) -> PromptLogprobs | None:
+        start = row.num_computed + 1
+        tokens = row.tokens[start : min(start + count, row.num_prompt_tokens)]
+        if row.tells_prompt is None or not tokens:
+            return None
+        return PromptLogprobs(row.slot, start, fake_logprobs(tokens, row.tells_prompt, self._vocab_size))
 
 
 def _reject(message: str) -> NoReturn:

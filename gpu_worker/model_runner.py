@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
+from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
+from gpu_worker.logprobs import prompt_logprobs
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
 from gpu_worker.precision import Precision
@@ -20,12 +23,16 @@ from gpu_worker.weights import open_weights
 from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
 from shared.ids import Slot
-from shared.messages import StepPlan, WorkerCapabilities
+from shared.messages import Logprobs, StepPlan, WorkerCapabilities
 from shared.model_config import ModelConfig
 from shared.packing import unpack_u32
 from shared.sampling import FinishCode
 
 logger = logging.getLogger(__name__)
+
+_NOTHING_TO_CHOOSE: Final = (
+    "no token has a finite score: the model computed none, or the request's parameters forbid every token"
+)
 
 
 class ModelRunner:
@@ -131,7 +138,8 @@ class ModelRunner:
             kv_cache_dtype=precision.kv_cache_dtype_name,
             quantization=precision.quantization_name,
         )
-        return cls(model, cache, state, Sampler(state, ops), capabilities=capabilities)
+        pipeline = LogitsPipeline(standard_processors(config.vocab_size), max_num_seqs=max_num_seqs)
+        return cls(model, cache, state, Sampler(state, ops, pipeline), capabilities=capabilities)
 
     @property
     def capabilities(self) -> WorkerCapabilities:
@@ -142,24 +150,30 @@ class ModelRunner:
     def step(self, plan: StepPlan) -> StepOutput:
         """See `Runner`."""
         work = self._state.apply(plan)
+        self._sampler.apply(plan)
         if plan.copies:
             pairs = unpack_u32(plan.copies)
             self._cache.copy_blocks(list(pairs[::2]), list(pairs[1::2]))
         if not len(work.slots):
             return StepOutput([], 0)
         step = StepInput.build(self._state, work, device=self._device)
-        logits = self._model.forward(step, self._cache)
+        hidden = self._model.hidden_states(step, self._cache)
+        told = prompt_logprobs(self._state, work, hidden, self._model.logits)
+        logits = self._model.logits(hidden.index_select(0, step.sampled_rows))
         self._state.advance(work)
         sampled = self._sampler.choose(logits, step.sampled_slots)
         rows = [
-            self._commit(Slot(slot), token, is_valid=is_valid)
-            for slot, token, is_valid in zip(step.sampled_slots.tolist(), *sampled, strict=True)
+            self._commit(Slot(slot), token, sampled.logprobs.get(row), is_valid=is_valid)
+            for row, (slot, token, is_valid) in enumerate(
+                zip(step.sampled_slots.tolist(), sampled.tokens, sampled.is_valid, strict=True)
+            )
         ]
-        return StepOutput(rows, len(step.token_ids))
+        return StepOutput(rows, len(step.token_ids), told)
 
     def reset(self) -> None:
         """See `Runner`."""
         self._state.clear()
+        self._sampler.clear()
 
     @torch.inference_mode()
     def log_likelihoods(self, tokens: Sequence[int]) -> Tensor:
@@ -172,8 +186,9 @@ class ModelRunner:
         block_size = self._capabilities.block_size
         return log_likelihoods(self._model, self._cache, tokens, block_size=block_size, device=self._device)
 
-    def _commit(self, slot: Slot, token: int, *, is_valid: bool) -> RowOutput:
-        if is_valid:
-            return RowOutput(slot, (token,), self._state.commit(slot, token))
-        self._state.fail(slot)
-        return RowOutput(slot, (), FinishCode.ERROR, "the model computed no finite score for any token")
+    def _commit(self, slot: Slot, token: int, logprobs: Logprobs | None, *, is_valid: bool) -> RowOutput:
+        if not is_valid:
+            self._state.fail(slot)
+            return RowOutput(slot, (), FinishCode.ERROR, _NOTHING_TO_CHOOSE)
+        self._sampler.commit(slot, token)
+        return RowOutput(slot, (token,), self._state.commit(slot, token), logprobs=logprobs)

@@ -4,10 +4,11 @@ A `ModelRunner` runs a model on a device, a `FakeRunner` computes a function of 
 is a fake that takes as long as a roofline says. The service and the scheduler cannot tell them apart.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from shared.ids import Slot
-from shared.messages import StepPlan, WorkerCapabilities
+from shared.messages import Logprobs, StepPlan, WorkerCapabilities
 from shared.sampling import FinishCode
 
 
@@ -17,12 +18,26 @@ class RowOutput(NamedTuple):
     Attributes:
         tokens: At least one, unless `finish` is ERROR.
         message: Why, if `finish` is ERROR.
+        logprobs: Of the tokens, if the request asks for them.
     """
 
     slot: Slot
     tokens: tuple[int, ...]
     finish: FinishCode
     message: str = ""
+    logprobs: Logprobs | None = None
+
+
+class PromptLogprobs(NamedTuple):
+    """Log-probabilities of consecutive tokens of one row's prompt.
+
+    Attributes:
+        start: Place of the first of them in the prompt, at least 1: nothing is before the first token.
+    """
+
+    slot: Slot
+    start: int
+    logprobs: Logprobs
 
 
 class StepOutput(NamedTuple):
@@ -30,10 +45,13 @@ class StepOutput(NamedTuple):
 
     Attributes:
         num_tokens: Tokens computed.
+        prompt_logprobs: Of requests that ask for them and have no output yet, told with choice 0. What was computed
+            elsewhere before is not told: a plan admits such a sequence with no computed tokens.
     """
 
     rows: list[RowOutput]
     num_tokens: int
+    prompt_logprobs: Sequence[PromptLogprobs] = ()
 
 
 class Runner(Protocol):

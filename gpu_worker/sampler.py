@@ -1,5 +1,6 @@
 """Chooses the next token of each row that is up to date. Rows pay only for what their parameters ask for."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
+from gpu_worker.logits_processors.pipeline import LogitsPipeline
+from gpu_worker.logprobs import OutputLogprobs
 from kernels.arguments import SamplingTensors
 from kernels.ops import Ops
 from kernels.philox import uniforms
+from shared.messages import Logprobs, StepPlan
 from shared.sampling import SamplingParams
 
 
@@ -20,18 +24,33 @@ class Sampled(NamedTuple):
     Attributes:
         tokens: [num_rows]; of no meaning where a row is not valid.
         is_valid: [num_rows]; False where the model gave a row nothing to choose from.
+        logprobs: Of the chosen token, by row, for those rows that ask.
     """
 
     tokens: list[int]
     is_valid: list[bool]
+    logprobs: Mapping[int, Logprobs]
 
 
 class Sampler:
-    """Reads the rows' tokens and parameters from the batch state, and changes nothing there."""
+    """Reads the rows' parameters from the batch state, and changes nothing there. Owns what changes logits."""
 
-    def __init__(self, state: BatchState, ops: Ops) -> None:
+    def __init__(self, state: BatchState, ops: Ops, pipeline: LogitsPipeline) -> None:
         self._state = state
         self._ops = ops
+        self._pipeline = pipeline
+
+    def apply(self, plan: StepPlan) -> None:
+        """Take a plan's changes, after the batch state has."""
+        self._pipeline.apply(plan)
+
+    def commit(self, slot: int, token: int) -> None:
+        """A row goes on with the token that was chosen for it."""
+        self._pipeline.commit(slot, token)
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._pipeline.clear()
 
     def choose(self, logits: Tensor, slots: NDArray[np.int64]) -> Sampled:
         """Choose one token for each row.
@@ -41,11 +60,8 @@ class Sampler:
             slots: [num_rows], whose they are.
         """
         sampling = [self._state.sampling[slot] for slot in slots.tolist()]
-        for row, (slot, params) in enumerate(zip(slots.tolist(), sampling, strict=True)):
-            if _has_penalties(params):
-                self._penalize(logits[row], slot, params)
-            if self._state.num_output_tokens(slot) < params.min_tokens:
-                logits[row, list(params.stop_token_ids)] = float("-inf")
+        told = OutputLogprobs.of(self._state, logits, slots)
+        self._pipeline.process(logits, slots)
         tokens, is_finite = self._ops.argmax(logits)
         is_valid: list[bool] = is_finite.tolist()
         random = [row for row, params in enumerate(sampling) if not params.is_greedy and is_valid[row]]
@@ -53,20 +69,8 @@ class Sampler:
             rows = torch.tensor(random, device=logits.device)
             how = self._sampling_tensors([sampling[row] for row in random], slots[random], logits.device)
             tokens[rows] = self._ops.sample(logits if len(random) == len(sampling) else logits[rows], how)
-        return Sampled(tokens.tolist(), is_valid)
-
-    def _penalize(self, logits: Tensor, slot: int, params: SamplingParams) -> None:
-        """Apply one row's penalties in place: repetition, then frequency and presence."""
-        state = self._state
-        known = state.tokens[slot, : state.num_tokens[slot]]
-        if params.repetition_penalty != 1.0:
-            seen = torch.from_numpy(np.unique(known).astype(np.int64)).to(logits.device)
-            found = logits[seen]
-            logits[seen] = torch.where(found > 0, found / params.repetition_penalty, found * params.repetition_penalty)
-        output, counts = np.unique(known[state.num_prompt_tokens[slot] :], return_counts=True)
-        penalties = counts * params.frequency_penalty + params.presence_penalty
-        places = torch.from_numpy(output.astype(np.int64)).to(logits.device)
-        logits[places] -= torch.from_numpy(penalties.astype(np.float32)).to(logits.device)
+        chosen: list[int] = tokens.tolist()
+        return Sampled(chosen, is_valid, told.told(chosen) if told else {})
 
     def _sampling_tensors(
         self, sampling: list[SamplingParams], slots: NDArray[np.int64], device: torch.device
@@ -82,7 +86,3 @@ class Sampler:
             min_p=column("min_p", torch.float32),
             uniforms=torch.from_numpy(numbers).to(device),
         )
-
-
-def _has_penalties(params: SamplingParams) -> bool:
-    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)

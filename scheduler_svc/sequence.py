@@ -97,6 +97,11 @@ class Sequence:
         """Whether all of the prompt that a fork shares (all but its last token) is computed or in flight."""
         return self.phase is Phase.RUNNING and self.num_computed_tokens >= self.num_prompt_tokens - 1
 
+    @property
+    def must_compute_prompt(self) -> bool:
+        """Whether a cached prefix is of no use, since the prompt's log-probabilities are still to be told."""
+        return self.sampling.prompt_logprobs is not None and self.choice == 0 and not self.num_output_tokens
+
     def bound_output(self, max_model_len: int) -> None:
         """Let the output end where the worker's context does."""
         self._max_output_tokens = min(self.sampling.max_tokens, max_model_len - self.num_prompt_tokens)

@@ -83,7 +83,7 @@ class Worker:
 
     def match_prefix(self, sequence: Sequence) -> list[BlockId]:
         """Cached blocks of a sequence's beginning. At least its last known token is always left to compute."""
-        if not self.capabilities.enable_prefix_caching:
+        if not self.capabilities.enable_prefix_caching or sequence.must_compute_prompt:
             return []
         num_full = (sequence.num_tokens - 1) // self.block_size
         return self.prefix_cache.match(sequence.block_hashes(num_full, self.block_size))

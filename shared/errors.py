@@ -4,9 +4,11 @@ PagestreamError
 ├── RequestError            a person's request is wrong: 4xx, with the field, the value and the remedy
 │   ├── InvalidRequestError     400
 │   ├── AuthenticationError     401
-│   ├── ModelNotFoundError      404
+│   ├── NotFoundError           404
+│   │   └── ModelNotFoundError
 │   ├── RequestTooLargeError    413
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
+│   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
 ├── ConfigurationError      a flag, a variable or a file is wrong: the process says which and stops
 │   └── CheckpointError         the model's files cannot be read, or are of a kind that is not served
@@ -14,6 +16,7 @@ PagestreamError
     ├── BusUnavailableError     Redis does not answer
     ├── SealedError             this process was declared dead; it must start anew under a new name
     ├── LeaseLostError          another scheduler leads
+    ├── ClaimLostError          another gateway works on this record, or it is gone
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
@@ -47,10 +50,14 @@ class AuthenticationError(RequestError):
     error_type = "authentication_error"
 
 
-class ModelNotFoundError(RequestError):
-    """The request names a model that is not served here."""
+class NotFoundError(RequestError):
+    """The request names something that is not here: never was, was deleted, or has expired."""
 
     status = 404
+
+
+class ModelNotFoundError(NotFoundError):
+    """The request names a model that is not served here."""
 
 
 class RequestTooLargeError(RequestError):
@@ -68,6 +75,13 @@ class QueueFullError(RequestError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message, code="queue_full")
         self.retry_after_s = retry_after_s
+
+
+class StorageFullError(RequestError):
+    """What is to be kept does not fit beside what is kept already."""
+
+    status = 429
+    error_type = "insufficient_quota"
 
 
 class ServiceUnavailableError(RequestError):
@@ -99,6 +113,10 @@ class SealedError(BusError):
 
 class LeaseLostError(BusError):
     """This scheduler no longer leads the pool."""
+
+
+class ClaimLostError(BusError):
+    """What is written to a record comes from somebody who may no longer write to it."""
 
 
 class PlanError(BusError):

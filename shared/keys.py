@@ -71,3 +71,42 @@ class PoolKeys:
     def gateway(self, gateway: GatewayId) -> str:
         """A gateway's sign of life, with a TTL."""
         return self._key(f"g:{gateway}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveKeys:
+    """Keys of one kind of records of one pool. All of them expire, with the last record at the latest."""
+
+    pool: str
+    kind: str
+
+    def _key(self, name: str) -> str:
+        return f"{{{self.pool}}}:{self.kind}:{name}"
+
+    def record(self, record_id: str) -> str:
+        """Hash of one record: `doc`, `fence`, `parts` (their number), `expires` (unix milliseconds)."""
+        return self._key(f"record:{record_id}")
+
+    def parts(self, record_id: str) -> str:
+        """Stream of one record's parts; part i has the id `0-<i + 1>`."""
+        return self._key(f"parts:{record_id}")
+
+    @property
+    def listed(self) -> str:
+        """Sorted set of record ids in the order of their creation."""
+        return self._key("listed")
+
+    @property
+    def expiry(self) -> str:
+        """Sorted set of record ids; score: unix milliseconds at which they expire."""
+        return self._key("expiry")
+
+    @property
+    def sizes(self) -> str:
+        """Hash from record id to bytes; the empty id is the sum."""
+        return self._key("sizes")
+
+    @property
+    def jobs(self) -> str:
+        """Sorted set of record ids that somebody must work on; score: unix milliseconds at which the lease ends."""
+        return self._key("jobs")

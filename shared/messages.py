@@ -160,6 +160,38 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
 
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """How likely the model found some consecutive tokens, and what it found likeliest in their places.
+
+    Natural logarithms of probabilities, of the model's own logits at temperature 1.
+
+    Attributes:
+        num_top: Likeliest tokens told for each token.
+        chosen: f32 [num_tokens], of the tokens themselves.
+        ranks: u32 [num_tokens], their places among all tokens; 1 is the likeliest.
+        top_ids: u32 [num_tokens, num_top], the likeliest first.
+        top: f32 [num_tokens, num_top], of those.
+    """
+
+    num_top: int
+    chosen: bytes
+    ranks: bytes
+    top_ids: bytes
+    top: bytes
+
+
+class LogprobSpan(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities of some tokens of one choice.
+
+    Attributes:
+        start: Place of the first of them in the choice's output, or in its prompt.
+    """
+
+    handle: Handle
+    start: int
+    logprobs: Logprobs
+
+
 class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
     """One gateway's part of one step: parallel arrays with one item per sequence that got tokens.
 
@@ -175,6 +207,9 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
         tokens: u32; the items' tokens, one after another.
         cached: u32; `num_cached_tokens` of each item whose index is 0, in order.
         faults: Choices that end with an error; they are not among the items.
+        logprobs: Of the tokens of those items whose requests ask for them.
+        prompt_logprobs: Of prompts, as far as this step has computed them. A prompt that is computed again is told
+            again, with the same numbers; all of it is told by the step of its first output token.
     """
 
     gateway_id: GatewayId
@@ -189,6 +224,8 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
     tokens: bytes = b""
     cached: bytes = b""
     faults: tuple[Fault, ...] = ()
+    logprobs: tuple[LogprobSpan, ...] = ()
+    prompt_logprobs: tuple[LogprobSpan, ...] = ()
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True):

@@ -1,4 +1,4 @@
-"""Packed integer arrays inside messages: little-endian bytes, one width per field.
+"""Packed arrays of numbers inside messages: little-endian bytes, one width per field.
 
 A plan for 256 sequences is a few such arrays instead of 256 objects: 0.8 KB and under 2 us to encode.
 """
@@ -27,6 +27,11 @@ def pack_u32(values: Iterable[int]) -> bytes:
     return _pack("I", values)
 
 
+def pack_f32(values: Iterable[float]) -> bytes:
+    """Pack as little-endian 32-bit floats."""
+    return _pack("f", values)
+
+
 def unpack_u16(data: bytes) -> array[int]:
     """Undo `pack_u16`."""
     return _unpack("H", data)
@@ -37,8 +42,17 @@ def unpack_u32(data: bytes) -> array[int]:
     return _unpack("I", data)
 
 
-def _pack(code: str, values: Iterable[int]) -> bytes:
-    packed = array(code, values)
+def unpack_f32(data: bytes) -> array[float]:
+    """Undo `pack_f32`."""
+    values = array("f")
+    values.frombytes(data)
+    if _SWAP:
+        values.byteswap()
+    return values
+
+
+def _pack(code: str, values: Iterable[float]) -> bytes:
+    packed: array[float] = array(code, values)
     if _SWAP:
         packed.byteswap()
     return packed.tobytes()

@@ -36,6 +36,12 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         min_tokens: Stop tokens are not chosen before that many output tokens.
         stop_token_ids: A token among these ends the sequence and is its last token.
         n: Choices.
+        logit_bias: Pairs of a token and what is added to its logit; each token once.
+        allowed_token_ids: No other token is chosen; empty means all are allowed.
+        bad_words: Token sequences of which the output never holds one.
+        logprobs: Likeliest tokens told beside each output token, with log-probabilities; None tells nothing, not even
+            the output token's own.
+        prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
     """
 
     temperature: float = 1.0
@@ -50,6 +56,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
     n: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def is_greedy(self) -> bool:

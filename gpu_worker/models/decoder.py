@@ -56,6 +56,14 @@ class Decoder:
         Returns:
             Logits of the tokens that are followed by a new one, [num_sampled, vocab_size] float32.
         """
+        return self.logits(self.hidden_states(step, cache).index_select(0, step.sampled_rows))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """From last hidden states [num_tokens, hidden_size] to logits, [num_tokens, vocab_size] float32."""
+        return self._head(hidden).float()
+
+    def hidden_states(self, step: StepInput, cache: KVCache) -> Tensor:
+        """As `forward`, but returns the last hidden states of all tokens, [num_tokens, hidden_size]."""
         attention = self._ops.plan_attention(step.batch)
         rotation = self._rotary.at(step.positions)
         residual = self._embedding(step.token_ids)
@@ -66,7 +74,7 @@ class Decoder:
             hidden, residual = self._ops.add_rms_norm(hidden, residual, layer.mlp_norm, self._config.rms_norm_eps)
             hidden = layer.down(self._ops.silu_and_mul(layer.gate_up(hidden)))
             hidden, residual = self._ops.add_rms_norm(hidden, residual, next_norm, self._config.rms_norm_eps)
-        return self._head(hidden.index_select(0, step.sampled_rows)).float()
+        return hidden
 
     def _attend(
         self,

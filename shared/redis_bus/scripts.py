@@ -19,9 +19,9 @@ class Script:
     is_repeatable: bool
 
     @classmethod
-    def load(cls, name: str, *, is_repeatable: bool = True) -> Self:
-        """Read `<name>.lua` beside this file."""
-        text = resources.files("shared.redis_bus").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    def load(cls, name: str, *, is_repeatable: bool = True, package: str = "shared.redis_bus") -> Self:
+        """Read `<name>.lua` of a package."""
+        text = resources.files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), is_repeatable)
 
 

@@ -29,7 +29,7 @@ def test_a_sequence_runs_to_max_tokens_and_then_gets_nothing(runner: FakeRunner)
         rows += runner.step(plan({0: 1})).rows
     assert [row.tokens[0] for row in rows] == [fake_token(R, 0, i, VOCAB) for i in range(3)]
     assert [row.finish for row in rows] == [FinishCode.RUNNING, FinishCode.RUNNING, FinishCode.LENGTH]
-    assert runner.step(plan({0: 1})) == ([], 0)
+    assert runner.step(plan({0: 1})) == ([], 0, [])
 
 
 def test_a_chunk_that_ends_within_the_prompt_gets_no_token(runner: FakeRunner) -> None:

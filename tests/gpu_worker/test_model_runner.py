@@ -147,7 +147,7 @@ def test_an_unknown_dtype_is_named(tiny: Checkpoint, load: Callable[..., ModelRu
 
 
 def test_a_plan_without_rows_computes_nothing(tiny: Checkpoint, load: Callable[..., ModelRunner]) -> None:
-    assert load(tiny).step(compute({})) == ([], 0)
+    assert load(tiny).step(compute({})) == ([], 0, ())
 
 
 def test_the_context_ends_a_sequence_and_a_plan_under_way_does_not_revive_it(
@@ -158,7 +158,7 @@ def test_the_context_ends_a_sequence_and_a_plan_under_way_does_not_revive_it(
     assert transcript.finishes[0] == FinishCode.RUNNING
     transcript.run(compute({0: 1}))
     assert transcript.finishes[0] == FinishCode.LENGTH
-    assert transcript.run(compute({0: 1})) == ([], 0)
+    assert transcript.run(compute({0: 1})) == ([], 0, ())
     assert len(transcript.tokens[0]) == 2
 
 

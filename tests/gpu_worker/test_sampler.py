@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from gpu_worker.batch_state import BatchState
+from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
 from gpu_worker.sampler import Sampler
-from kernels.ops import CPU, REFERENCE
+from kernels.ops import CPU, REFERENCE, Ops
 from shared.sampling import SamplingParams
 from tests.gpu_worker.transcript import admit, compute
 
@@ -24,7 +25,8 @@ PARAMETERS = [
 ]
 
 
-def state_of(parameters: list[SamplingParams]) -> BatchState:
+def sampler_of(parameters: list[SamplingParams], ops: Ops = CPU) -> Sampler:
+    """With one row for each of the parameters, all with the same prompt and output."""
     state = BatchState(
         max_num_seqs=16,
         max_model_len=32,
@@ -38,8 +40,11 @@ def state_of(parameters: list[SamplingParams]) -> BatchState:
         admit(slot, tokens, [slot], sampling=sampling, num_prompt=len(PROMPT))
         for slot, sampling in enumerate(parameters)
     ]
-    state.advance(state.apply(compute(dict.fromkeys(range(len(parameters)), len(tokens)), admitted=admitted)))
-    return state
+    plan = compute(dict.fromkeys(range(len(parameters)), len(tokens)), admitted=admitted)
+    state.advance(state.apply(plan))
+    sampler = Sampler(state, ops, LogitsPipeline(standard_processors(VOCABULARY), max_num_seqs=16))
+    sampler.apply(plan)
+    return sampler
 
 
 def penalized(logits: np.ndarray, sampling: SamplingParams) -> list[float]:
@@ -57,7 +62,7 @@ def penalized(logits: np.ndarray, sampling: SamplingParams) -> list[float]:
 def test_each_row_is_chosen_by_its_own_parameters(trial: int) -> None:
     logits = torch.randn(len(PARAMETERS), VOCABULARY, generator=torch.Generator().manual_seed(trial)) * 3
     slots = np.arange(len(PARAMETERS))
-    together = Sampler(state_of(PARAMETERS), CPU).choose(logits.clone(), slots)
+    together = sampler_of(PARAMETERS).choose(logits.clone(), slots)
     assert together.is_valid == [True] * len(PARAMETERS)
     for slot, sampling in enumerate(PARAMETERS):
         scores = torch.tensor([penalized(logits[slot].numpy(), sampling)])
@@ -68,19 +73,19 @@ def test_each_row_is_chosen_by_its_own_parameters(trial: int) -> None:
             top_p=sampling.top_p,
             min_p=sampling.min_p,
         )
-        naive = Sampler(state_of([plain]), REFERENCE).choose(scores, np.array([0]))
+        naive = sampler_of([plain], REFERENCE).choose(scores, np.array([0]))
         assert together.tokens[slot] == naive.tokens[0]
 
 
 def test_greedy_rows_take_the_likeliest_token() -> None:
     logits = torch.randn(3, VOCABULARY)
-    chosen = Sampler(state_of(PARAMETERS[:1] * 3), CPU).choose(logits.clone(), np.arange(3))
+    chosen = sampler_of(PARAMETERS[:1] * 3).choose(logits.clone(), np.arange(3))
     assert chosen.tokens == logits.argmax(-1).tolist()
 
 
 def test_the_same_seed_and_position_choose_the_same_token_in_any_row() -> None:
     logits = torch.randn(1, VOCABULARY).repeat(4, 1)
-    chosen = Sampler(state_of([PARAMETERS[4]] * 4), CPU).choose(logits, np.array([3, 0, 2, 1]))
+    chosen = sampler_of([PARAMETERS[4]] * 4).choose(logits, np.array([3, 0, 2, 1]))
     assert len(set(chosen.tokens)) == 1
 
 
@@ -90,7 +95,7 @@ def test_seeds_spread_choices_as_the_softmax_says() -> None:
     chosen: list[int] = []
     for seed in range(0, 800, 16):
         parameters = [SamplingParams(temperature=1.0, seed=seed + row) for row in range(16)]
-        chosen += Sampler(state_of(parameters), CPU).choose(logits.clone(), np.arange(16)).tokens
+        chosen += sampler_of(parameters).choose(logits.clone(), np.arange(16)).tokens
     assert set(chosen) == {0, 1}
     assert abs(sum(chosen) - 400) < 60
 
@@ -99,13 +104,13 @@ def test_seeds_spread_choices_as_the_softmax_says() -> None:
 @pytest.mark.parametrize("sampling", [PARAMETERS[0], PARAMETERS[2], PARAMETERS[5]], ids=["greedy", "penalty", "random"])
 def test_a_row_of_bad_numbers_is_not_valid_and_harms_no_other(bad: float, sampling: SamplingParams) -> None:
     logits = torch.randn(3, VOCABULARY)
-    expected = Sampler(state_of([sampling] * 3), CPU).choose(logits.clone(), np.arange(3))
+    expected = sampler_of([sampling] * 3).choose(logits.clone(), np.arange(3))
     logits[1, 20] = bad
-    found = Sampler(state_of([sampling] * 3), CPU).choose(logits.clone(), np.arange(3))
+    found = sampler_of([sampling] * 3).choose(logits.clone(), np.arange(3))
     assert found.is_valid == [True, False, True]
     assert (found.tokens[0], found.tokens[2]) == (expected.tokens[0], expected.tokens[2])
 
 
 def test_a_row_with_nothing_left_is_not_valid() -> None:
     logits = torch.full((1, VOCABULARY), -torch.inf)
-    assert Sampler(state_of(PARAMETERS[:1]), CPU).choose(logits, np.array([0])).is_valid == [False]
+    assert sampler_of(PARAMETERS[:1]).choose(logits, np.array([0])).is_valid == [False]

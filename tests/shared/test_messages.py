@@ -19,6 +19,8 @@ from shared.messages import (
     Admitted,
     Cancel,
     Fault,
+    Logprobs,
+    LogprobSpan,
     Message,
     PoolStatus,
     StepPlan,
@@ -33,12 +35,15 @@ from shared.messages import (
     decode_inbound,
     encode,
 )
-from shared.packing import pack_u8, pack_u16, pack_u32
+from shared.packing import pack_f32, pack_u8, pack_u16, pack_u32
 from shared.sampling import FinishCode, SamplingParams
 
 GOLDEN = Path(__file__).parent / "golden"
 
-SAMPLING = SamplingParams(temperature=0.5, top_p=0.9, seed=2**63, max_tokens=64, stop_token_ids=(2, 7), n=2)
+SAMPLING = SamplingParams(
+    temperature=0.5, top_p=0.9, seed=2**63, max_tokens=64, stop_token_ids=(2, 7), n=2, logit_bias=((5, -1.5),),
+    allowed_token_ids=(5, 6), bad_words=((5, 6), (7,)), logprobs=2, prompt_logprobs=0,
+)  # fmt: skip
 CAPABILITIES = WorkerCapabilities(
     model="demo", block_size=16, num_blocks=512, max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=512,
     kernels="native avx512", dtype="stored", kv_cache_dtype="float32", quantization="none",
@@ -56,6 +61,26 @@ BATCH = TokenBatch(
     tokens=pack_u32([11, 12, 2]),
     cached=pack_u32([16]),
     faults=(Fault(handle=Handle(9), status=500, message="nan"),),
+    logprobs=(
+        LogprobSpan(
+            handle=Handle(70_000),
+            start=41,
+            logprobs=Logprobs(
+                num_top=1,
+                chosen=pack_f32([-0.5, -2.25]),
+                ranks=pack_u32([1, 3]),
+                top_ids=pack_u32([12, 40_000]),
+                top=pack_f32([-0.5, -0.25]),
+            ),
+        ),
+    ),
+    prompt_logprobs=(
+        LogprobSpan(
+            handle=Handle(8),
+            start=1,
+            logprobs=Logprobs(num_top=0, chosen=pack_f32([-1.5]), ranks=pack_u32([2]), top_ids=b"", top=b""),
+        ),
+    ),
 )
 MESSAGES: dict[str, Message] = {
     "submit": Submit(
@@ -171,6 +196,15 @@ def test_what_an_older_process_does_not_say_is_left_open() -> None:
     status = msgpack.unpackb(encode(MESSAGES["pool_status"])[1:])
     del status["kv_cache_unused_ratio"], status["workers"]
     assert decode(bytes([VERSION]) + msgpack.packb(status), PoolStatus).workers == {}
+    submit = msgpack.unpackb(encode(MESSAGES["submit"])[1:])
+    for name in ("logit_bias", "allowed_token_ids", "bad_words", "logprobs", "prompt_logprobs"):
+        del submit["sampling"][name]
+    sampling = decode_inbound(bytes([VERSION]) + msgpack.packb(submit)).sampling
+    assert (sampling.logit_bias, sampling.allowed_token_ids, sampling.bad_words) == ((), (), ())
+    assert (sampling.logprobs, sampling.prompt_logprobs) == (None, None)
+    batch = msgpack.unpackb(encode(BATCH)[1:])[:12]
+    shorter = decode(bytes([VERSION]) + msgpack.packb(batch), TokenBatch)
+    assert (shorter.faults, shorter.logprobs, shorter.prompt_logprobs) == (BATCH.faults, (), ())
 
 
 @pytest.mark.parametrize(
@@ -209,6 +243,17 @@ _samplings = st.builds(
     seed=st.integers(0, 2**64 - 1),
     max_tokens=st.integers(1, 2**31),
     stop_token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=4).map(tuple),
+    logit_bias=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(-100, 100)), max_size=3).map(tuple),
+    bad_words=st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple), max_size=3).map(tuple),
+    logprobs=st.none() | st.integers(0, 20),
+)
+_spans = st.builds(
+    LogprobSpan,
+    handle=st.integers(0, 2**32 - 1),
+    start=st.integers(0, 2**31),
+    logprobs=st.builds(
+        Logprobs, num_top=st.integers(0, 20), chosen=st.binary(max_size=9), ranks=_u32s, top_ids=_u32s, top=_u32s
+    ),
 )
 _admitted = st.builds(
     Admitted,
@@ -225,7 +270,15 @@ _admitted = st.builds(
     sampling=_samplings,
 )
 _batches = st.builds(
-    TokenBatch, gateway_id=_names, worker_id=_names, step=_steps, previous=_steps, slots=_u16s, tokens=_u32s
+    TokenBatch,
+    gateway_id=_names,
+    worker_id=_names,
+    step=_steps,
+    previous=_steps,
+    slots=_u16s,
+    tokens=_u32s,
+    logprobs=st.lists(_spans, max_size=2).map(tuple),
+    prompt_logprobs=st.lists(_spans, max_size=2).map(tuple),
 )
 _MESSAGES = st.one_of(
     st.builds(
