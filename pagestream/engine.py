@@ -4,12 +4,13 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
+from gateway.gap import items_of
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
 from scheduler_svc.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
-from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit
-from shared.packing import pack_u32, unpack_u32
+from shared.messages import Cancel, Fault, Logprobs, LogprobSpan, StepPlan, StepResult, Submit
+from shared.packing import pack_u32
 from shared.sampling import FinishCode, SamplingParams
 
 _WORKER = WorkerId("local")
@@ -22,6 +23,8 @@ class ChoiceOutput(NamedTuple):
     Attributes:
         num_cached_tokens: Prompt tokens found in the prefix cache; known with the first output token, else None.
         fault: Why, if `finish` is ERROR.
+        logprobs: Of the tokens, if the request asks for them.
+        prompt_logprobs: Of a part of the prompt, before the first token; there are no tokens beside it.
     """
 
     request_id: RequestId
@@ -30,6 +33,8 @@ class ChoiceOutput(NamedTuple):
     finish: FinishCode
     num_cached_tokens: int | None = None
     fault: str = ""
+    logprobs: Logprobs | None = None
+    prompt_logprobs: LogprobSpan | None = None
 
 
 class EngineStep(NamedTuple):
@@ -150,17 +155,22 @@ class LocalEngine:
         return [self._failed(fault) for _, fault in faults]
 
     def _outputs(self, result: StepResult) -> list[ChoiceOutput]:
+        """What a result holds for choices that have not been cancelled while it was under way."""
         outputs = []
         for batch in result.batches:
-            tokens, cached = iter(unpack_u32(batch.tokens)), iter(unpack_u32(batch.cached))
-            handles, indices = unpack_u32(batch.handles), unpack_u32(batch.indices)
-            for handle, index, count, finish in zip(handles, indices, batch.counts, batch.finishes, strict=True):
-                token_ids = tuple(next(tokens) for _ in range(count))
-                num_cached = next(cached) if index == 0 else None
-                if choice := self._choices.get(Handle(handle)):  # else it was cancelled while this step was under way
-                    outputs.append(ChoiceOutput(*choice, token_ids, FinishCode(finish), num_cached))
-                if finish != FinishCode.RUNNING:
-                    self._choices.pop(Handle(handle), None)
+            outputs += [
+                ChoiceOutput(*self._choices[span.handle], (), FinishCode.RUNNING, prompt_logprobs=span)
+                for span in batch.prompt_logprobs
+                if span.handle in self._choices
+            ]
+            logprobs = {span.handle: span.logprobs for span in batch.logprobs}
+            for item in items_of(batch):
+                if choice := self._choices.get(item.handle):
+                    cached = item.num_cached_tokens if item.position == 0 else None
+                    told = logprobs.get(item.handle)
+                    outputs.append(ChoiceOutput(*choice, tuple(item.tokens), item.finish, cached, logprobs=told))
+                if item.finish is not FinishCode.RUNNING:
+                    self._choices.pop(item.handle, None)
             outputs += [self._failed(fault) for fault in batch.faults if fault.handle in self._choices]
         return outputs
 
