@@ -13,6 +13,7 @@ from pagestream import bench, options
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
+from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
 from shared.demo_model import DEMO
@@ -33,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-app.command()(plan)
+for _command in (chat, complete, plan):
+    app.command()(_command)
 
 
 def main(arguments: list[str] | None = None) -> int:
