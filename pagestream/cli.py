@@ -10,6 +10,7 @@ import typer
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
+from pagestream.batch.command import run_batch
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-for _command in (chat, complete, plan):
+for _command in (run_batch, chat, complete, plan):
     app.command()(_command)
 
 
