@@ -13,17 +13,25 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway.chat_shape import ChatShape
 from gateway.completion import Completion, CompletionStarter
 from gateway.connection import EventStreamResponse, WholeResponse, read_body
+from gateway.fingerprint import fingerprint
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
-from gateway.openai_responses import ChatShape, ModelCard, ModelList, Shape, TextShape
+from gateway.openai_responses import ModelCard, ModelList
 from gateway.pool_monitor import PoolMonitor
 from gateway.settings import GatewaySettings
+from gateway.shape import Envelope, Shape
 from gateway.sse import EventWriter
-from gateway.submission import Submission, SubmissionBuilder
+from gateway.submission import Submission
+from gateway.submission_builder import SubmissionBuilder
+from gateway.text_shape import TextShape
+from gateway.token_names import TokenNames
 from shared.errors import AuthenticationError, ModelNotFoundError
 
 _VERSION: Final = version("pagestream")
+_SERVICE_TIER: Final = "default"
+"""There is no other: whoever asks for one is told."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,7 @@ async def create_chat_completion(request: Request) -> Response:
     body = ChatCompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
     _check_model(gateway, body.model)
     submission = await gateway.submissions.chat(body, f"chatcmpl-{request.state.request_key}")
-    shape = ChatShape(
-        submission.completion_id, int(time.time()), body.model, include_usage=body.stream_options.include_usage
-    )
-    return await _complete(gateway, body, submission, shape)
+    return await _complete(gateway, body, submission, ChatShape)
 
 
 @v1.post("/completions")
@@ -85,23 +90,30 @@ async def create_completion(request: Request) -> Response:
     body = CompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
     _check_model(gateway, body.model)
     submission = await gateway.submissions.text(body, f"cmpl-{request.state.request_key}")
-    shape = TextShape(
-        submission.completion_id, int(time.time()), body.model, include_usage=body.stream_options.include_usage
+    return await _complete(gateway, body, submission, TextShape)
+
+
+async def _complete(
+    gateway: Gateway, body: GenerationBody, submission: Submission, kind: type[ChatShape | TextShape]
+) -> Response:
+    envelope = Envelope(
+        submission.completion_id,
+        int(time.time()),
+        body.model,
+        fingerprint(_VERSION, gateway.monitor.status),
+        body.service_tier and _SERVICE_TIER,
     )
-    return await _complete(gateway, body, submission, shape)
-
-
-async def _complete(gateway: Gateway, body: GenerationBody, submission: Submission, shape: Shape) -> Response:
-    completion = await gateway.completions.start(submission, is_whole_text=shape.is_message)
+    names = TokenNames(gateway.completions.vocabulary, as_ids=body.return_tokens_as_token_ids)
+    shape = kind(envelope, names, body.detail)
+    completion = await gateway.completions.start(submission)
     if body.stream:
-        writer = EventWriter(shape, completion.num_choices)
-        return EventStreamResponse(completion, writer, include_usage=body.stream_options.include_usage)
+        return EventStreamResponse(completion, EventWriter(shape, completion.num_choices))
     return WholeResponse(completion, functools.partial(_render, shape))
 
 
 async def _render(shape: Shape, completion: Completion) -> Response:
     outputs = await completion.collect()
-    return Response(shape.response(outputs, completion.usage), media_type="application/json")
+    return Response(shape.response(outputs, completion.prompts, completion.usage), media_type="application/json")
 
 
 def _check_model(gateway: Gateway, name: str) -> None:

@@ -15,7 +15,7 @@ from gateway.middleware import RequestBoundary
 from gateway.pool_monitor import PoolMonitor
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
-from gateway.submission import SubmissionBuilder
+from gateway.submission_builder import SubmissionBuilder
 from gateway.tokenizer import Tokenizer
 from shared.bus import GatewayBus
 
@@ -29,7 +29,12 @@ class GatewayApp(FastAPI):
         max_model_len = _context_length(settings, self._monitor)
         self._gateway = Gateway(
             settings=settings,
-            submissions=SubmissionBuilder(tokenizer, max_model_len),
+            submissions=SubmissionBuilder(
+                tokenizer,
+                max_model_len,
+                max_logprobs=settings.max_logprobs,
+                trusts_templates=settings.trust_request_chat_template,
+            ),
             completions=CompletionStarter(
                 bus=bus,
                 router=self.token_router,

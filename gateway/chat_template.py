@@ -1,7 +1,7 @@
 """The text of a conversation, as the model was trained to read it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -12,6 +12,27 @@ ChatMessage = dict[str, object]
 """`role` and `content`, and whatever else a template may look at."""
 
 _TEMPLATE_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+
+
+class Rendering(NamedTuple):
+    """How a conversation is rendered.
+
+    Attributes:
+        opens_answer: The text ends with the opening of the assistant's answer.
+        continues_message: The text ends with the last message's content, which the model goes on from.
+        tools: What the model may call, as JSON schemas.
+        documents: What the model may look at.
+        variables: Further ones, which templates have names for.
+    """
+
+    opens_answer: bool = True
+    continues_message: bool = False
+    tools: Sequence[dict[str, Any]] | None = None
+    documents: Sequence[dict[str, Any]] | None = None
+    variables: Mapping[str, object] = {}
+
+
+DEFAULT_RENDERING = Rendering()
 
 
 class ChatTemplate:
@@ -33,10 +54,10 @@ class ChatTemplate:
             self.render([{"role": "user", "content": "Hello"}])
         except InvalidRequestError as error:
             if isinstance(error.__cause__, jinja2.TemplateSyntaxError):
-                raise CheckpointError(f"the model's chat template is no valid Jinja: {error}") from error
+                raise CheckpointError(f"the chat template is no valid Jinja: {error.__cause__}") from error
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
-        """The conversation's text, with the opening of the assistant's answer.
+    def render(self, messages: Sequence[ChatMessage], how: Rendering = DEFAULT_RENDERING) -> str:
+        """The conversation's text.
 
         Raises:
             InvalidRequestError: the template refuses these messages.
@@ -44,11 +65,25 @@ class ChatTemplate:
         try:
             rendered: Any = render_jinja_template(
                 conversations=[list(messages)],
+                tools=None if how.tools is None else list(how.tools),
+                documents=None if how.documents is None else list(how.documents),
                 chat_template=self._source,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                add_generation_prompt=how.opens_answer,
+                continue_final_message=how.continues_message,
+                **(self._special_tokens | dict(how.variables)),
             )
         except _TEMPLATE_FAULTS as error:
-            raise InvalidRequestError(f"the model's chat template refuses it: {error}", param="messages") from error
+            raise InvalidRequestError(f"the chat template refuses it: {error}", param="messages") from error
         texts, _ = rendered
         return str(texts[0])
+
+    def replaced(self, source: str) -> "ChatTemplate":
+        """Another template for the same model.
+
+        Raises:
+            InvalidRequestError: the source is no template.
+        """
+        try:
+            return ChatTemplate(source, self._special_tokens)
+        except CheckpointError as error:
+            raise InvalidRequestError(f"'chat_template': {error}", param="chat_template") from error

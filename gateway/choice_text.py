@@ -1,11 +1,12 @@
 """One choice from tokens to what its client reads: text up to a stop string, and the reason of its end. Pure."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.detokenizer import IncrementalDetokenizer
 from gateway.openai_responses import FinishReason
-from gateway.stopping import StopStringMatcher
+from gateway.stopping import Checked, StopStringMatcher
+from gateway.token_logprobs import ScoredToken, TokenLogprobs
 from gateway.vocabulary import Vocabulary
 from shared.sampling import FinishCode
 
@@ -16,49 +17,130 @@ class TextDelta(NamedTuple):
     Attributes:
         finish_reason: Why it ended with this text, or None while it goes on.
         stopped_here: It ended by a stop string, which the scheduler does not know.
+        stop_reason: The stop string, or the id of the stop token that the client named, that ended it.
+        token_ids: Tokens that count as used. Their text may come later, or be cut away by a stop string.
+        scored: The same tokens with their log-probabilities, if the client asks for these.
     """
 
     choice: int
     text: str
     finish_reason: FinishReason | None = None
     stopped_here: bool = False
+    stop_reason: str | int | None = None
+    token_ids: Sequence[int] = ()
+    scored: Sequence[ScoredToken] = ()
 
 
-class ChoiceText:
-    """The text of one choice.
+class TextRules(NamedTuple):
+    """What of a choice's tokens its client reads.
 
     Attributes:
-        num_tokens: Output tokens that count as used: up to the one that completes a stop string, or all.
+        stops: Stop strings.
+        stop_token_ids: Stop tokens that the client named; the model's own ends are no reason that is told.
+        min_tokens: Stop strings count in the text that comes after so many tokens.
+        includes_stop: Whether what stops a text is part of it.
+        shows_special: Whether special tokens are text.
+        is_whole_text: See `IncrementalDetokenizer`.
+        start_offset: Characters that the client reads before the first token's.
+    """
+
+    stops: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    min_tokens: int = 0
+    includes_stop: bool = False
+    shows_special: bool = False
+    is_whole_text: bool = True
+    start_offset: int = 0
+
+
+class ChoiceReader(Protocol):
+    """Follows the tokens of one choice.
+
+    Attributes:
+        num_tokens: Output tokens that count as used.
         is_finished: Nothing more will be shown.
     """
 
-    def __init__(self, choice: int, vocabulary: Vocabulary, stops: Sequence[str], *, is_whole_text: bool) -> None:
+    num_tokens: int
+    is_finished: bool
+
+    def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
+        """Add tokens and, with the last of them, the end.
+
+        Args:
+            tokens: They follow those of earlier calls.
+            finish: RUNNING, or how the choice ended with them; not ERROR.
+            logprobs: Of each token, or none at all.
+        """
+
+
+class ChoiceText:
+    """The text of one choice. Implements `ChoiceReader`.
+
+    A stop token ends the text and is not part of it. Tokens count up to the one that completes a stop string.
+    """
+
+    def __init__(self, choice: int, vocabulary: Vocabulary, rules: TextRules) -> None:
         self._choice = choice
-        self._detokenizer = IncrementalDetokenizer(vocabulary, is_whole_text=is_whole_text)
-        self._matcher = StopStringMatcher(stops)
-        self._has_stops = bool(stops)
+        self._rules = rules
+        self._detokenizer = IncrementalDetokenizer(
+            vocabulary, is_whole_text=rules.is_whole_text, shows_special=rules.shows_special
+        )
+        self._matcher = StopStringMatcher(rules.stops, shows_stop=rules.includes_stop)
+        self._offset = rules.start_offset
         self.num_tokens = 0
         self.is_finished = False
 
-    def push(self, tokens: Sequence[int], finish: FinishCode) -> TextDelta:
-        """Add tokens and, with the last of them, the end. A stop token ends the text and is not part of it."""
-        shown = tokens[:-1] if finish is FinishCode.STOP else tokens
-        text = ""
-        for piece in [[token] for token in shown] if self._has_stops else [shown]:
+    def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
+        """See `ChoiceReader`."""
+        is_stopped = finish is FinishCode.STOP
+        shown = tokens[:-1] if is_stopped and not self._rules.includes_stop else tokens
+        text, scored = "", list[ScoredToken]()
+        for place, piece in enumerate([[token] for token in shown] if self._rules.stops or logprobs else [shown]):
             self.num_tokens += len(piece)
-            checked = self._matcher.push(self._detokenizer.push(piece))
+            if logprobs:
+                scored.append(ScoredToken(piece[0], self._offset, logprobs[place]))
+            checked = self._check(piece)
             text += checked.text
             if checked.stop is not None:
                 self.is_finished = True
-                return TextDelta(self._choice, text, "stop", stopped_here=finish is FinishCode.RUNNING)
+                running = finish is FinishCode.RUNNING
+                return TextDelta(self._choice, text, "stop", running, checked.stop, tokens[: place + 1], scored)
         if finish is FinishCode.RUNNING:
-            return TextDelta(self._choice, text)
+            return TextDelta(self._choice, text, token_ids=tokens, scored=scored)
         self.num_tokens += len(tokens) - len(shown)
+        if logprobs and len(tokens) > len(shown):
+            scored.append(ScoredToken(tokens[-1], self._offset, logprobs[-1]))
         self.is_finished = True
-        return self._end(text, "stop" if finish is FinishCode.STOP else "length")
+        end = self._end(text)
+        reason: FinishReason = "length" if finish is FinishCode.LENGTH and end.stop is None else "stop"
+        stop_reason: str | int | None = end.stop
+        if is_stopped and end.stop is None and tokens[-1] in self._rules.stop_token_ids:
+            stop_reason = tokens[-1]
+        return TextDelta(self._choice, end.text, reason, stop_reason=stop_reason, token_ids=tokens, scored=scored)
 
-    def _end(self, text: str, reason: FinishReason) -> TextDelta:
-        checked = self._matcher.push(self._detokenizer.flush())
-        if checked.stop is not None:
-            return TextDelta(self._choice, text + checked.text, "stop")
-        return TextDelta(self._choice, text + checked.text + self._matcher.flush(), reason)
+    def _check(self, piece: Sequence[int]) -> Checked:
+        new = self._detokenizer.push(piece)
+        self._offset += len(new)
+        return self._matcher.push(new) if self.num_tokens > self._rules.min_tokens else Checked(new)
+
+    def _end(self, text: str) -> Checked:
+        rest = self._matcher.push(self._detokenizer.flush())
+        return Checked(text + rest.text + ("" if rest.stop is not None else self._matcher.flush()), rest.stop)
+
+
+class SilentChoice:
+    """A choice of no output tokens. Implements `ChoiceReader`.
+
+    One token is computed, as the last step of the prompt, and nobody is told.
+    """
+
+    def __init__(self, choice: int) -> None:
+        self._choice = choice
+        self.num_tokens = 0
+        self.is_finished = False
+
+    def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
+        """See `ChoiceReader`."""
+        self.is_finished = finish is not FinishCode.RUNNING
+        return TextDelta(self._choice, "", "length" if self.is_finished else None)

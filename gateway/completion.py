@@ -4,12 +4,17 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.choice_text import ChoiceText, TextDelta
-from gateway.errors import error_of_fault
+from gateway.best_of import keep_best
+from gateway.choice_text import TextDelta
+from gateway.errors import GenerationError, error_of_fault
+from gateway.gap import ChoiceStream
 from gateway.metrics import GatewayMetrics, RequestTimer
-from gateway.openai_responses import FinishReason, Output, PromptTokensDetails, Usage
+from gateway.openai_responses import FinishReason, PromptTokensDetails, Usage
+from gateway.output_draft import OutputDraft
+from gateway.prompt_report import echo, is_told, prompt_of
+from gateway.shape import Output, Prompt
 from gateway.streams import ChoiceDelta, TokenRouter, TokenStream
-from gateway.submission import Submission
+from gateway.submission import PreparedPrompt, Submission
 from gateway.vocabulary import Vocabulary
 from shared.bus import GatewayBus
 from shared.messages import Cancel, Submit
@@ -31,7 +36,7 @@ class CompletionStarter(NamedTuple):
     metrics: GatewayMetrics
     max_requests: int
 
-    async def start(self, submission: Submission, *, is_whole_text: bool) -> "Completion":
+    async def start(self, submission: Submission) -> "Completion":
         """Send the requests. The stream is open before, so that no token comes too early.
 
         Raises:
@@ -40,7 +45,7 @@ class CompletionStarter(NamedTuple):
         """
         stream = self.router.open(submission.num_choices)
         messages = submission.messages(self.bus.gateway_id, stream.first_handle)
-        completion = Completion(self, submission, stream, messages, is_whole_text=is_whole_text)
+        completion = Completion(self, submission, stream, messages)
         try:
             await completion.submit()
         except BaseException:
@@ -52,7 +57,8 @@ class CompletionStarter(NamedTuple):
 class Completion:
     """The choices of one API call. Whoever starts it closes it.
 
-    Invariant: a request that may still be running when this closes is cancelled.
+    Invariants: a request that may still be running when this closes is cancelled; no text of a choice comes before all
+    that is to be told of its prompt is here.
     """
 
     def __init__(
@@ -61,8 +67,6 @@ class Completion:
         submission: Submission,
         stream: TokenStream,
         messages: Sequence[Submit],
-        *,
-        is_whole_text: bool,
     ) -> None:
         self._shared = shared
         self._submission = submission
@@ -71,10 +75,9 @@ class Completion:
         self._num_sent = 0
         self._is_accepted = False
         self._timer = RequestTimer(shared.metrics, submission.num_choices)
-        self._choices = [
-            ChoiceText(i, shared.vocabulary, submission.stops, is_whole_text=is_whole_text)
-            for i in range(submission.num_choices)
-        ]
+        self._choices = submission.readers(shared.vocabulary)
+        self._early: list[ChoiceDelta] = []
+        self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
         self._finish_reason: FinishReason | None = None
         self._is_closed = False
 
@@ -105,28 +108,33 @@ class Completion:
         self._is_accepted = True
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What may be told of the prompts so far."""
+        return [self._told_prompt(choice) for choice in self._first_choices]
+
     async def next(self) -> list[TextDelta]:
         """Wait for more text or an end, and return all there is.
 
         Raises:
             RequestError: a choice could not be served, and with it the call.
         """
-        return [self._take(delta) for delta in await self._stream.next() if not self._choices[delta.choice].is_finished]
+        waiting, self._early = [*self._early, *await self._stream.next()], []
+        return [text for delta in waiting if not self._choices[delta.choice].is_finished for text in self._take(delta)]
 
     async def collect(self) -> list[Output]:
-        """Wait for the end of every choice.
+        """Wait for the end of every choice; returns as many for each prompt as are answered.
 
         Raises:
             RequestError: a choice could not be served, and with it the call.
         """
-        texts: list[list[str]] = [[] for _ in self._choices]
-        reasons: list[FinishReason] = ["stop"] * len(self._choices)
+        drafts = [OutputDraft() for _ in self._choices]
         while not self.is_done:
             for delta in await self.next():
-                texts[delta.choice].append(delta.text)
-                if delta.finish_reason is not None:
-                    reasons[delta.choice] = delta.finish_reason
-        return [Output("".join(text), reason) for text, reason in zip(texts, reasons, strict=True)]
+                drafts[delta.choice].add(delta)
+        outputs = [draft.output() for draft in drafts]
+        submission = self._submission
+        return keep_best(outputs, num_made=submission.num_choices_per_prompt, num_kept=submission.num_kept)
 
     def close(self, reason: str = "disconnect") -> None:
         """Forget the call, and cancel what may still be running of it. Calling it again does nothing.
@@ -145,19 +153,58 @@ class Completion:
         if self._is_accepted:
             self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
 
-    def _take(self, delta: ChoiceDelta) -> TextDelta:
+    @property
+    def _first_choices(self) -> range:
+        """Of each prompt: they are told of it."""
+        return range(0, len(self._choices), self._submission.num_choices_per_prompt)
+
+    def _prompt_at(self, choice: int) -> PreparedPrompt:
+        return self._submission.prompts[choice // self._submission.num_choices_per_prompt]
+
+    def _first_of(self, choice: int) -> ChoiceStream:
+        return self._stream.choices[choice - choice % self._submission.num_choices_per_prompt]
+
+    def _told_prompt(self, choice: int) -> Prompt:
+        return prompt_of(self._prompt_at(choice).token_ids, self._first_of(choice).prompt_logprobs)
+
+    def _is_early(self, delta: ChoiceDelta) -> bool:
+        """Whether something of the prompt is still to be told. Other choices can be ahead of the first."""
+        prompt, first = self._prompt_at(delta.choice), self._first_of(delta.choice)
+        if prompt.sampling.prompt_logprobs is None or is_told(len(prompt.token_ids), first.prompt_logprobs):
+            return False
+        if first.num_tokens:
+            raise GenerationError("the log-probabilities of the prompt were lost")
+        return True
+
+    def _take(self, delta: ChoiceDelta) -> list[TextDelta]:
         if delta.finish is FinishCode.ERROR:
             raise error_of_fault(delta.fault)
+        if self._is_early(delta):
+            self._early.append(delta)
+            return []
         if delta.tokens:
             self._timer.tokens(delta.choice, len(delta.tokens))
-        text = self._choices[delta.choice].push(delta.tokens, delta.finish)
+        self._check_logprobs(delta)
+        text = self._choices[delta.choice].push(delta.tokens, delta.finish, delta.logprobs)
         if text.finish_reason is not None:
             self._finish_reason = text.finish_reason
         if text.stopped_here:
             prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
             request_id = self._messages[prompt].request_id
             self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))
-        return text
+        return [*self._echo(delta), text]
+
+    def _check_logprobs(self, delta: ChoiceDelta) -> None:
+        is_asked = self._prompt_at(delta.choice).sampling.logprobs is not None
+        if is_asked and len(delta.logprobs) != len(delta.tokens):
+            raise GenerationError("a worker gave tokens without the log-probabilities that the request asks for")
+
+    def _echo(self, delta: ChoiceDelta) -> list[TextDelta]:
+        if delta.choice not in self._unechoed or not (delta.tokens or delta.finish):
+            return []
+        self._unechoed.discard(delta.choice)
+        text = self._prompt_at(delta.choice).echo
+        return [echo(delta.choice, text, self._told_prompt(delta.choice), self._shared.vocabulary)]
 
     def _report(self, reason: str) -> None:
         self._timer.end(reason)

@@ -91,12 +91,11 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, completion: Completion, writer: EventWriter, *, include_usage: bool) -> None:
+    def __init__(self, completion: Completion, writer: EventWriter) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._completion = completion
         self._writer = writer
-        self._include_usage = include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream, unless the client hangs up."""
@@ -109,16 +108,17 @@ class EventStreamResponse(Response):
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": self.raw_headers})
-        await self._send_part(send, self._writer.opening())
+        await self._send_part(send, self._writer.opening(self._completion.prompts))
         try:
             while not self._completion.is_done:
                 deltas = await self._completion.next()
-                await self._send_part(send, b"".join(map(self._writer.delta, deltas)))
+                usage = self._completion.usage if self._writer.wants_continuous_usage else None
+                await self._send_part(send, b"".join([self._writer.delta(delta, usage) for delta in deltas]))
         except Exception as error:
             self._completion.close("error")
             await self._send_part(send, event(error_json(as_request_error(error))))
         else:
-            if self._include_usage:
+            if self._writer.wants_usage:
                 await self._send_part(send, self._writer.usage(self._completion.usage))
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
 from shared.errors import MessageError
 from shared.ids import BEFORE_FIRST_STEP, Handle, StepId, WorkerId
-from shared.messages import Fault, TokenBatch
+from shared.messages import Fault, LogprobSpan, TokenBatch
 from shared.packing import unpack_u32
 from shared.sampling import FinishCode
 
@@ -63,6 +64,7 @@ class TokenItem(NamedTuple):
     Attributes:
         position: Place of the first token in the choice's output.
         num_cached_tokens: Of the prompt; known at position 0.
+        logprobs: Of each token, or none at all if the request does not ask.
     """
 
     handle: Handle
@@ -70,6 +72,7 @@ class TokenItem(NamedTuple):
     tokens: Sequence[int]
     finish: FinishCode
     num_cached_tokens: int = 0
+    logprobs: Sequence[TokenLogprobs] = ()
 
 
 def items_of(batch: TokenBatch) -> Iterator[TokenItem]:
@@ -82,12 +85,23 @@ def items_of(batch: TokenBatch) -> Iterator[TokenItem]:
     tokens, cached = unpack_u32(batch.tokens), iter(unpack_u32(batch.cached))
     if not len(handles) == len(indices) == len(batch.counts) == len(batch.finishes) or sum(batch.counts) != len(tokens):
         raise MessageError(f"the arrays of batch {batch.step} of {batch.worker_id} have different lengths")
+    logprobs = {span.handle: span for span in batch.logprobs}
     start = 0
     for handle, position, count, finish in zip(handles, indices, batch.counts, batch.finishes, strict=True):
         stop = start + count
         num_cached = next(cached, 0) if position == 0 else 0
-        yield TokenItem(Handle(handle), position, tokens[start:stop], FinishCode(finish), num_cached)
+        told = _told(logprobs.get(Handle(handle)), position, count)
+        yield TokenItem(Handle(handle), position, tokens[start:stop], FinishCode(finish), num_cached, told)
         start = stop
+
+
+def _told(span: LogprobSpan | None, position: int, count: int) -> Sequence[TokenLogprobs]:
+    if span is None:
+        return ()
+    logprobs = unpack_logprobs(span.logprobs)
+    if span.start != position or len(logprobs) != count:
+        raise MessageError(f"{len(logprobs)} log-probabilities from {span.start} on, {count} tokens from {position} on")
+    return logprobs
 
 
 class ChoiceStream:
@@ -98,6 +112,7 @@ class ChoiceStream:
         finish: RUNNING until its last token has been taken in.
         fault: Why it ended, if it ended with an error.
         num_cached_tokens: Of its prompt.
+        prompt_logprobs: Of the prompt's tokens by their places, as far as they have been told.
     """
 
     def __init__(self, handle: Handle, now_s: float) -> None:
@@ -105,7 +120,9 @@ class ChoiceStream:
         self.finish = FinishCode.RUNNING
         self.fault: Fault | None = None
         self.num_cached_tokens = 0
+        self.prompt_logprobs: dict[int, TokenLogprobs] = {}
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._num_tokens = 0
         self._ahead: dict[int, TokenItem] = {}
         self._heard_s = now_s
@@ -145,20 +162,28 @@ class ChoiceStream:
         self._interval_s += _INTERVAL_WEIGHT * (now_s - self._heard_s - self._interval_s)
         self._heard_s = now_s
 
+    def accept_prompt(self, span: LogprobSpan, now_s: float) -> None:
+        """Take in log-probabilities of the prompt. Told again, they are the same."""
+        self.prompt_logprobs.update(enumerate(unpack_logprobs(span.logprobs), span.start))
+        self._heard_s = now_s
+
     def fail(self, fault: Fault) -> None:
         """End it with an error, unless it has ended."""
         if not self.is_finished:
             self.finish, self.fault = FinishCode.ERROR, fault
 
-    def take(self) -> list[int]:
-        """The tokens since the last call."""
-        tokens, self._tokens = self._tokens, []
-        return tokens
+    def take(self) -> tuple[list[int], list[TokenLogprobs]]:
+        """The tokens since the last call, and their log-probabilities if the request asks for them."""
+        taken = self._tokens, self._logprobs
+        self._tokens, self._logprobs = [], []
+        return taken
 
     def _append(self, item: TokenItem) -> None:
-        new = item.tokens[self._num_tokens - item.position :]
+        num_known = self._num_tokens - item.position
+        new = item.tokens[num_known:]
         if item.position == 0 and not self._num_tokens:
             self.num_cached_tokens = item.num_cached_tokens
         self._tokens.extend(new)
+        self._logprobs.extend(item.logprobs[num_known:])
         self._num_tokens += len(new)
         self.finish = item.finish

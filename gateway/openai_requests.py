@@ -3,63 +3,52 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from gateway.body_parsing import read_fields, refuse_unsupported, show, validated
+from gateway.body_parsing import read_fields, refuse_unsupported, validated
+from gateway.conversation import Conversation
+from gateway.sampling_fields import SamplingFields
+from gateway.shape import Detail
 from shared.errors import InvalidRequestError
-
-MAX_STOP_STRINGS: Final = 16
-_MAX_STOP_CHARACTERS: Final = 1024
 
 Prompt = str | list[int]
 
+_MAX_BEST_OF: Final = 20
+
 _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
-    "allowed_token_ids": ([],),
     "audio": (),
-    "bad_words": ([],),
-    "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
+    "kv_transfer_params": (),
+    "logits_processors": ([],),
+    "logprob_token_ids": ([],),
     "modalities": (["text"],),
-    "prediction": (),
-    "prompt_logprobs": (),
+    "prompt_embeds": (),
     "reasoning_effort": ("none",),
+    "repetition_detection": (),
     "response_format": ({"type": "text"},),
     "structured_outputs": (),
     "suffix": ("",),
+    "thinking_token_budget": (-1,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
+    "vllm_xargs": ({},),
     "web_search_options": (),
 }
-"""Fields that would change the output and are not served yet, with the values at which they change nothing."""
+"""Fields that would change the output and are not served, with the values at which they change nothing."""
 
-
-def _text_of_content(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise PydanticCustomError("content", "Input should be a string or a list of text parts")
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise PydanticCustomError(
-                "content", "Only parts of type 'text' are supported, got {kind}", {"kind": show(kind)}
-            )
-        if not isinstance(part.get("text"), str):
-            raise PydanticCustomError("content", "A part of type 'text' needs a string 'text'")
-        texts.append(part["text"])
-    return "\n".join(texts)
+IGNORED_FIELDS: Final = frozenset(
+    {"metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options"}
+    | {"prompt_cache_retention", "safety_identifier", "store", "user"}
+)
+"""Fields of OpenAI's schema that are about its own service, or are hints that cannot change the output."""
 
 
 def _as_prompts(prompt: object) -> list[Prompt]:
@@ -76,103 +65,158 @@ def _is_token_ids(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
-def _as_list(stop: object) -> object:
-    return [stop] if isinstance(stop, str) else stop
-
-
-StopString = Annotated[str, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
-
-
-class ChatMessageBody(BaseModel):
-    """One message. Content given as text parts is their text, one part a line; further fields go to the template."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_text_of_content)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _assistant_may_be_silent(cls, fields: object) -> object:
-        """An assistant's message that only calls a tool has no content."""
-        if isinstance(fields, dict) and fields.get("role") == "assistant" and fields.get("content") is None:
-            return fields | {"content": ""}
-        return fields
+def _false_as_none(logprobs: object) -> object:
+    """The other endpoint's way to ask for none."""
+    return None if logprobs is False else logprobs
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the text."""
+    """What a stream carries beside the text. Usage in every chunk comes only with usage at the end, as with vLLM."""
 
     model_config = ConfigDict(strict=True)
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
-class GenerationBody(BaseModel):
-    """What both endpoints have in common. Ranges are OpenAI's, or vLLM's for the fields that OpenAI does not have."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+class GenerationBody(SamplingFields):
+    """What both endpoints have in common."""
 
     model: str
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=-1, lt=2**31)
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(default=1.0, gt=0)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    min_tokens: int = Field(default=0, ge=0)
-    n: int = Field(default=1, ge=1, le=128)
-    stop: Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOP_STRINGS)] = []
-    stop_token_ids: list[int] = Field(default=[], max_length=256)
-    ignore_eos: bool = False
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
-    cache_salt: str = Field(default="", max_length=256)
+    cache_salt: str = Field(default="", max_length=1024)
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    echo: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncation_side: Literal["left", "right"] = "left"
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Read a body. A field that is null counts as absent.
 
         Raises:
-            InvalidRequestError: no JSON object, a value that is out of range, or a field that is not served.
+            InvalidRequestError: no JSON object, a value that is out of range, fields that contradict each other, or
+                one that is not served.
         """
         fields = read_fields(body)
         refuse_unsupported(fields, _NO_OP_VALUES)
-        if fields.get("best_of", fields.get("n", 1)) != fields.get("n", 1):
-            raise InvalidRequestError(
-                "'best_of' is supported only where it equals 'n'", param="best_of", code="unsupported_parameter"
-            )
-        return validated(cls, fields)
+        parsed = validated(cls, fields)
+        parsed.check()
+        return parsed
 
     @property
     def output_limit(self) -> int | None:
         """Output tokens at most, if the client says so."""
         return self.max_tokens
 
+    @property
+    def num_made(self) -> int:
+        """Choices that are computed for each prompt."""
+        return self.n
 
-class ChatCompletionBody(GenerationBody):
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """Likeliest tokens told beside each output token; None tells no log-probabilities."""
+        raise NotImplementedError
+
+    @property
+    def num_top_prompt_logprobs(self) -> int | None:
+        """The same for the prompt's tokens."""
+        return self.prompt_logprobs
+
+    @property
+    def detail(self) -> Detail:
+        """What is told beside the text."""
+        options = self.stream_options or StreamOptions()
+        return Detail(
+            num_top_logprobs=self.num_top_logprobs,
+            prompt_logprobs=self.prompt_logprobs is not None,
+            token_ids=self.return_token_ids,
+            usage=options.include_usage,
+            continuous_usage=options.include_usage and options.continuous_usage_stats,
+        )
+
+    def check(self) -> None:
+        """See that fields agree which each are right.
+
+        Raises:
+            InvalidRequestError: they do not.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError(
+                "'stream_options' is only for streams; set 'stream' or leave it out", param="stream_options"
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequestError(
+                "'prompt_logprobs' is not available in streams; unset 'stream' or leave it out", param="prompt_logprobs"
+            )
+
+
+class ChatCompletionBody(GenerationBody, Conversation):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessageBody] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    add_generation_prompt: bool = True
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0)
 
     @property
     def output_limit(self) -> int | None:
         """Output tokens at most, if the client says so; the newer name of the field wins."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """See `GenerationBody`."""
+        return self.top_logprobs or 0 if self.logprobs else None
+
+    def check(self) -> None:
+        """See `GenerationBody`."""
+        super().check()
+        self.check_template_fields()
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
+
 
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
     prompt: Annotated[list[Any], BeforeValidator(_as_prompts)]
+    max_tokens: int | None = Field(default=None, ge=0)
+    logprobs: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_false_as_none)] = None
+    best_of: int | None = Field(default=None, ge=1, le=_MAX_BEST_OF)
+    add_special_tokens: bool = True
 
     @property
     def prompts(self) -> list[Prompt]:
         """Texts, or token ids that have not been checked against the vocabulary."""
         return self.prompt
+
+    @property
+    def num_made(self) -> int:
+        """See `GenerationBody`."""
+        return self.best_of or self.n
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """See `GenerationBody`."""
+        return self.logprobs
+
+    @property
+    def num_top_prompt_logprobs(self) -> int | None:
+        """See `GenerationBody`; an echo tells the prompt's tokens as it tells the output's."""
+        return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
+
+    def check(self) -> None:
+        """See `GenerationBody`."""
+        super().check()
+        if self.num_made < self.n:
+            raise InvalidRequestError(f"'best_of' is {self.best_of}, less than the {self.n} of 'n'", param="best_of")
+        if self.num_made > self.n and self.stream:
+            raise InvalidRequestError("'best_of' larger than 'n' cannot be streamed; unset 'stream'", param="best_of")

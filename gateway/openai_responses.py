@@ -1,7 +1,10 @@
-"""OpenAI's response bodies and the chunks of its streams, as values that encode to exactly what its clients expect."""
+"""OpenAI's response bodies and the chunks of its streams, as values that encode to exactly what its clients expect.
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+Fields that OpenAI does not have are vLLM's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -12,7 +15,17 @@ FinishReason = Literal["stop", "length"]
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     """Where the prompt's tokens came from."""
 
-    cached_tokens: int
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """What the output's tokens were for."""
+
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -21,158 +34,117 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
-class Output(msgspec.Struct, frozen=True):
-    """One finished choice."""
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One of the likeliest tokens of a place in a message."""
 
-    text: str
-    finish_reason: FinishReason
+    token: str
+    logprob: float
+    bytes: Sequence[int]
 
 
-class _Message(msgspec.Struct, frozen=True):
+class ContentLogprob(msgspec.Struct, frozen=True):
+    """One token of a message."""
+
+    token: str
+    logprob: float
+    bytes: Sequence[int]
+    top_logprobs: Sequence[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of a message, or of a part of it."""
+
+    content: Sequence[ContentLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of a text, or of a part of it, in parallel lists. Those of a prompt's first token are null."""
+
+    tokens: Sequence[str]
+    token_logprobs: Sequence[float | None]
+    top_logprobs: Sequence[Mapping[str, float] | None]
+    text_offset: Sequence[int]
+
+
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """One token that could stand at a place of a prompt."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = Sequence[Mapping[int, PromptLogprob] | None]
+"""By place and by token id: the token that stands there, and the likeliest. Nothing comes before the first one."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """An assistant's message."""
+
     role: str
     content: str
 
 
-class _ChatChoice(msgspec.Struct, frozen=True):
+class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of `chat.completion`."""
+
     index: int
-    message: _Message
+    message: Message
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
+    stop_reason: str | int | None = None
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
-class _Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """More of an assistant's message."""
+
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
 
 
-class _ChatChunkChoice(msgspec.Struct, frozen=True):
+class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of `chat.completion.chunk`."""
+
     index: int
-    delta: _Delta
+    delta: Delta
     finish_reason: FinishReason | None = None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
+    stop_reason: str | int | UnsetType | None = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
-class _TextChoice(msgspec.Struct, frozen=True):
+class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of `text_completion`, whole or in part."""
+
     index: int
     text: str
     finish_reason: FinishReason | None = None
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
+    stop_reason: str | int | UnsetType | None = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What both endpoints answer, whole or in part."""
+
     id: str
     object: str
     created: int
     model: str
-    choices: Sequence[_ChatChoice | _ChatChunkChoice | _TextChoice]
+    choices: Sequence[ChatChoice | ChatChunkChoice | TextChoice]
+    system_fingerprint: str
+    service_tier: str | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
-
-
-class Shape(Protocol):
-    """How one endpoint writes its answers: whole, or as chunks."""
-
-    @property
-    def is_message(self) -> bool:
-        """Whether each output is a message of its own; else it continues its prompt."""
-
-    def response(self, outputs: Sequence[Output], usage: Usage) -> bytes:
-        """The whole answer."""
-
-    def opening_chunk(self, choice: int) -> bytes | None:
-        """What a choice begins with, before any text."""
-
-    def text_chunk(self, choice: int, text: str) -> bytes:
-        """More text of a choice."""
-
-    def closing_chunk(self, choice: int, finish_reason: FinishReason) -> bytes:
-        """The end of a choice."""
-
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The end of the stream, if usage was asked for."""
-
-
-class _ShapeBase:
-    def __init__(self, completion_id: str, created: int, model: str, *, include_usage: bool) -> None:
-        self._id = completion_id
-        self._created = created
-        self._model = model
-        self._chunk_usage: UnsetType | None = None if include_usage else UNSET
-
-    def _encode(
-        self,
-        kind: str,
-        choices: Sequence[_ChatChoice | _ChatChunkChoice | _TextChoice],
-        usage: Usage | UnsetType | None,
-    ) -> bytes:
-        body = _Body(id=self._id, object=kind, created=self._created, model=self._model, choices=choices, usage=usage)
-        return msgspec.json.encode(body)
-
-
-class ChatShape(_ShapeBase):
-    """`/v1/chat/completions`."""
-
-    is_message = True
-    _CHUNK = "chat.completion.chunk"
-
-    def response(self, outputs: Sequence[Output], usage: Usage) -> bytes:
-        """The whole answer."""
-        choices = [
-            _ChatChoice(i, _Message("assistant", output.text), output.finish_reason) for i, output in enumerate(outputs)
-        ]
-        return self._encode("chat.completion", choices, usage)
-
-    def opening_chunk(self, choice: int) -> bytes | None:
-        """The assistant's role."""
-        return self._chunk(_ChatChunkChoice(choice, _Delta(role="assistant", content="")))
-
-    def text_chunk(self, choice: int, text: str) -> bytes:
-        """More text of a choice."""
-        return self._chunk(_ChatChunkChoice(choice, _Delta(content=text)))
-
-    def closing_chunk(self, choice: int, finish_reason: FinishReason) -> bytes:
-        """The end of a choice."""
-        return self._chunk(_ChatChunkChoice(choice, _Delta(), finish_reason))
-
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The end of the stream, if usage was asked for."""
-        return self._encode(self._CHUNK, (), usage)
-
-    def _chunk(self, choice: _ChatChunkChoice) -> bytes:
-        return self._encode(self._CHUNK, (choice,), self._chunk_usage)
-
-
-class TextShape(_ShapeBase):
-    """`/v1/completions`."""
-
-    is_message = False
-    _KIND = "text_completion"
-
-    def response(self, outputs: Sequence[Output], usage: Usage) -> bytes:
-        """The whole answer."""
-        choices = [_TextChoice(i, output.text, output.finish_reason) for i, output in enumerate(outputs)]
-        return self._encode(self._KIND, choices, usage)
-
-    def opening_chunk(self, choice: int) -> bytes | None:
-        """Nothing: text needs no opening."""
-        return None
-
-    def text_chunk(self, choice: int, text: str) -> bytes:
-        """More text of a choice."""
-        return self._chunk(_TextChoice(choice, text))
-
-    def closing_chunk(self, choice: int, finish_reason: FinishReason) -> bytes:
-        """The end of a choice."""
-        return self._chunk(_TextChoice(choice, "", finish_reason))
-
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The end of the stream, if usage was asked for."""
-        return self._encode(self._KIND, (), usage)
-
-    def _chunk(self, choice: _TextChoice) -> bytes:
-        return self._encode(self._KIND, (choice,), self._chunk_usage)
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class ModelCard(msgspec.Struct, frozen=True):

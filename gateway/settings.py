@@ -15,6 +15,8 @@ class GatewaySettings:
         api_keys: One of them is wanted on every /v1 request; without any, everybody is served.
         max_model_len: Tokens of a prompt and its output together; the model's own limit if None.
         max_num_queued_reqs: Requests in the pool above which a new one is refused with 429.
+        max_logprobs: Likeliest tokens told beside each token, at most.
+        trust_request_chat_template: Whether a request may bring its own chat template.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
         shutdown_timeout_s: How long running streams may go on after SIGTERM.
     """
@@ -27,6 +29,8 @@ class GatewaySettings:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     max_model_len: int | None = None
     max_num_queued_reqs: int = 512
+    max_logprobs: int = 20
+    trust_request_chat_template: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     shutdown_timeout_s: float = 5.0

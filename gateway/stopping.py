@@ -8,7 +8,7 @@ class Checked(NamedTuple):
     """What may be shown.
 
     Attributes:
-        text: Certain to stand before any stop string.
+        text: Certain to stand before any stop string, unless that is shown too.
         stop: The stop string that was found; nothing comes after it.
     """
 
@@ -24,7 +24,14 @@ class StopStringMatcher:
     the longest.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, shows_stop: bool = False) -> None:
+        """Start with no text.
+
+        Args:
+            stops: Not empty, each of them.
+            shows_stop: Whether the text ends with the stop string instead of before it.
+        """
+        self._shows_stop = shows_stop
         self._stops = tuple(stops)
         self._max_held = max((len(stop) for stop in stops), default=1) - 1
         self._held = ""
@@ -37,8 +44,8 @@ class StopStringMatcher:
         matches = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if matches:
             self._held = ""
-            _, start, stop = min(matches)
-            return Checked(text[:start], stop)
+            end, start, stop = min(matches)
+            return Checked(text[: end if self._shows_stop else start], stop)
         certain = len(text) - self._num_possible(text)
         self._held = text[certain:]
         return Checked(text[:certain])

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final, NamedTuple
 
 from gateway.gap import QUIET_S, ChoiceStream, Order, WriterCursors, items_of
+from gateway.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
 from shared.errors import BusError
 from shared.ids import Handle, WorkerId
@@ -29,12 +30,14 @@ class ChoiceDelta(NamedTuple):
 
     Attributes:
         choice: Its place among the choices of its stream.
+        logprobs: Of each token, if the request asks for them.
         finish: RUNNING, or how it ended with these tokens.
         fault: Why, if it ended with an error.
     """
 
     choice: int
     tokens: list[int]
+    logprobs: list[TokenLogprobs]
     finish: FinishCode
     fault: Fault | None
 
@@ -59,7 +62,7 @@ class TokenStream:
             await self._waiter
         changed, self._changed = self._changed, {}
         choices = self.choices
-        return [ChoiceDelta(i, choices[i].take(), choices[i].finish, choices[i].fault) for i in changed]
+        return [ChoiceDelta(i, *choices[i].take(), choices[i].finish, choices[i].fault) for i in changed]
 
     def notify(self, handle: Handle) -> None:
         """Say that a choice has news."""
@@ -211,6 +214,10 @@ class TokenRouter:
         self._cursors.advance(batch.worker_id, batch.step)
         now_s = self._clock()
         has_gap = False
+        for span in batch.prompt_logprobs:
+            if stream := self._streams.get(span.handle):
+                stream.choices[span.handle - stream.first_handle].accept_prompt(span, now_s)
+                stream.notify(span.handle)
         for item in items_of(batch):
             if stream := self._streams.get(item.handle):
                 choice = stream.choices[item.handle - stream.first_handle]

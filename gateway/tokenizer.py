@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import tokenizers
 
-from gateway.chat_template import ChatMessage, ChatTemplate
+from gateway.chat_template import DEFAULT_RENDERING, ChatMessage, ChatTemplate, Rendering
 from gateway.detokenizer import IncrementalDetokenizer
 from gateway.vocabulary import Vocabulary
 from shared.errors import InvalidRequestError
@@ -48,19 +48,33 @@ class Tokenizer:
         """
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def render_chat(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: Sequence[ChatMessage], how: Rendering = DEFAULT_RENDERING, *, template: str | None = None
+    ) -> str:
         """The text of a conversation; it holds its special tokens already.
+
+        Args:
+            messages: At least one.
+            how: What else the template is told.
+            template: Instead of the model's own.
 
         Raises:
             InvalidRequestError: the model has no chat template, or the template refuses these messages.
         """
-        if self._chat_template is None:
+        chosen = self._chat_template
+        if template is not None:
+            chosen = (chosen or ChatTemplate("", {})).replaced(template)
+        if chosen is None:
             raise InvalidRequestError(
                 "this model has no chat template; send the prompt as text to /v1/completions", param="messages"
             )
-        return self._chat_template.render(messages, add_generation_prompt=add_generation_prompt)
+        return chosen.render(messages, how)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of these tokens, without special ones."""
-        detokenizer = IncrementalDetokenizer(self.vocabulary, is_whole_text=True)
+    def token_string(self, token_id: int) -> str:
+        """A token as the vocabulary spells it, with its marks of spaces and bytes."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def decode(self, token_ids: Sequence[int], *, shows_special: bool = False) -> str:
+        """The text of these tokens, without special ones unless they are to be shown."""
+        detokenizer = IncrementalDetokenizer(self.vocabulary, is_whole_text=True, shows_special=shows_special)
         return detokenizer.push(token_ids) + detokenizer.flush()

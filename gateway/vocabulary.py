@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import tokenizers
@@ -21,10 +21,12 @@ class Vocabulary:
     Attributes:
         token_bytes: By token id; empty for special tokens, which are never shown.
         adds_leading_space: The tokenizer puts a space before every text, so that a decoded text loses its first one.
+        special_tokens: What the special tokens are called.
     """
 
     token_bytes: tuple[bytes, ...]
     adds_leading_space: bool = False
+    special_tokens: Mapping[int, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer) -> "Vocabulary":
@@ -39,9 +41,18 @@ class Vocabulary:
         table = [b""] * (max(vocabulary.values(), default=-1) + 1)
         for token, token_id in vocabulary.items():
             table[token_id] = to_bytes(token)
+        special = {}
         for token_id, added in tokenizer.get_added_tokens_decoder().items():
             table[token_id] = b"" if added.special else added.content.encode()
-        return cls(tuple(table), any(_strips_leading_space(step) for step in steps))
+            if added.special:
+                special[token_id] = added.content.encode()
+        return cls(tuple(table), any(_strips_leading_space(step) for step in steps), special)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """A token's bytes, or a special token's name; none for ids beyond the vocabulary, which padded models have."""
+        if token_id >= len(self.token_bytes):
+            return b""
+        return self.special_tokens.get(token_id) or self.token_bytes[token_id]
 
 
 def byte_alphabet() -> dict[int, str]:

@@ -108,13 +108,15 @@ class BatchState:
         """Note that this work has been done."""
         self.num_computed[work.slots] += work.num_tokens
 
-    def commit(self, slot: int, token: int) -> FinishCode:
-        """Append a sampled token, and say whether it is the row's last."""
+    def commit(self, slot: int, token: int, *, is_complete: bool = False) -> FinishCode:
+        """Append a sampled token, and say whether it is the row's last: its grammar may allow nothing more."""
         self.tokens[slot, self.num_tokens[slot]] = token
         self.num_tokens[slot] += 1
         sampling = self.sampling[slot]
         if token in sampling.stop_token_ids:
             finish = FinishCode.STOP
+        elif is_complete:
+            finish = FinishCode.COMPLETE
         elif self.num_output_tokens(slot) >= sampling.max_tokens or self.num_tokens[slot] >= self._max_model_len:
             finish = FinishCode.LENGTH
         else:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
+from gpu_worker.logits_processors.grammar import GrammarMask
 from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
 from gpu_worker.logprobs import prompt_logprobs
 from gpu_worker.models.decoder import Decoder
@@ -22,11 +24,13 @@ from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
 from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
+from shared.grammar import GrammarCompiler
 from shared.ids import Slot
 from shared.messages import Logprobs, StepPlan, WorkerCapabilities
 from shared.model_config import ModelConfig
 from shared.packing import unpack_u32
 from shared.sampling import FinishCode
+from shared.tokenizer_file import tokenizer_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +43,20 @@ class ModelRunner:
     """Implements `Runner` with a model in memory. One thread calls it."""
 
     def __init__(
-        self, model: Decoder, cache: KVCache, state: BatchState, sampler: Sampler, *, capabilities: WorkerCapabilities
+        self,
+        model: Decoder,
+        cache: KVCache,
+        state: BatchState,
+        sampler: Sampler,
+        grammars: GrammarMask,
+        *,
+        capabilities: WorkerCapabilities,
     ) -> None:
         self._model = model
         self._cache = cache
         self._state = state
         self._sampler = sampler
+        self._grammars = grammars
         self._capabilities = capabilities
         self._device = torch.device(capabilities.device)
 
@@ -138,8 +150,10 @@ class ModelRunner:
             kv_cache_dtype=precision.kv_cache_dtype_name,
             quantization=precision.quantization_name,
         )
-        pipeline = LogitsPipeline(standard_processors(config.vocab_size), max_num_seqs=max_num_seqs)
-        return cls(model, cache, state, Sampler(state, ops, pipeline), capabilities=capabilities)
+        compiler = GrammarCompiler(partial(tokenizer_json, checkpoint), config.eos_token_ids)
+        grammars = GrammarMask(compiler, config.vocab_size)
+        pipeline = LogitsPipeline([*standard_processors(config.vocab_size), grammars], max_num_seqs=max_num_seqs)
+        return cls(model, cache, state, Sampler(state, ops, pipeline), grammars, capabilities=capabilities)
 
     @property
     def capabilities(self) -> WorkerCapabilities:
@@ -191,4 +205,5 @@ class ModelRunner:
             self._state.fail(slot)
             return RowOutput(slot, (), FinishCode.ERROR, _NOTHING_TO_CHOOSE)
         self._sampler.commit(slot, token)
-        return RowOutput(slot, (token,), self._state.commit(slot, token), logprobs=logprobs)
+        finish = self._state.commit(slot, token, is_complete=self._grammars.is_complete(slot))
+        return RowOutput(slot, (token,), finish, logprobs=logprobs)

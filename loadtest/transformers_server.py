@@ -23,9 +23,14 @@ from transformers import PreTrainedModel
 from gateway.choice_text import ChoiceText, TextDelta
 from gateway.errors import install_error_handlers
 from gateway.openai_requests import CompletionBody
-from gateway.openai_responses import ModelCard, ModelList, Output, PromptTokensDetails, TextShape, Usage
+from gateway.openai_responses import ModelCard, ModelList, Usage
+from gateway.output_draft import OutputDraft
+from gateway.shape import Detail, Envelope, Prompt
 from gateway.sse import DONE, EventWriter
-from gateway.submission import Submission, SubmissionBuilder
+from gateway.submission import Submission
+from gateway.submission_builder import SubmissionBuilder
+from gateway.text_shape import TextShape
+from gateway.token_names import TokenNames
 from gateway.tokenizer import Tokenizer
 from gateway.tokenizer_loading import load_tokenizer
 from loadtest.static_batch import StaticBatcher, StaticRequest
@@ -58,17 +63,18 @@ class _Completions:
         submission = await self._submissions.text(body, f"cmpl-{self._num_requests}")
         _check(submission)
         (prompt,) = submission.prompts
-        text = ChoiceText(0, self._vocabulary, submission.stops, is_whole_text=False)
-        include_usage = body.stream_options.include_usage
-        shape = TextShape(submission.completion_id, int(time.time()), body.model, include_usage=include_usage)
+        text = ChoiceText(0, self._vocabulary, submission.rules)
+        envelope = Envelope(submission.completion_id, int(time.time()), body.model)
+        shape = TextShape(envelope, TokenNames(self._vocabulary), Detail(usage=body.detail.usage))
         request = self.batcher.submit(prompt.token_ids, prompt.sampling)
         if body.stream:
-            events = _events(request, text, EventWriter(shape, 1), include_usage=include_usage)
+            events = _events(request, text, EventWriter(shape, 1))
             return StreamingResponse(events, media_type="text/event-stream")
-        deltas = [delta async for delta in _deltas(request, text)]
-        reason = next(delta.finish_reason for delta in deltas if delta.finish_reason is not None)
-        output = Output("".join(delta.text for delta in deltas), reason)
-        return Response(shape.response([output], _usage(request, text)), media_type="application/json")
+        draft = OutputDraft()
+        async for delta in _deltas(request, text):
+            draft.add(delta)
+        answer = shape.response([draft.output()], [Prompt(prompt.token_ids)], _usage(request, text))
+        return Response(answer, media_type="application/json")
 
 
 def _check(submission: Submission) -> None:
@@ -90,14 +96,12 @@ async def _deltas(request: StaticRequest, text: ChoiceText) -> AsyncIterator[Tex
                 return
 
 
-async def _events(
-    request: StaticRequest, text: ChoiceText, writer: EventWriter, *, include_usage: bool
-) -> AsyncIterator[bytes]:
+async def _events(request: StaticRequest, text: ChoiceText, writer: EventWriter) -> AsyncIterator[bytes]:
     async for delta in _deltas(request, text):
         # Half a character is no event yet.
         if data := writer.delta(delta):
             yield data
-    if include_usage:
+    if writer.wants_usage:
         yield writer.usage(_usage(request, text))
     yield DONE
 
@@ -105,7 +109,7 @@ async def _events(
 def _usage(request: StaticRequest, text: ChoiceText) -> Usage:
     num_prompt_tokens = len(request.prompt)
     total = num_prompt_tokens + text.num_tokens
-    return Usage(num_prompt_tokens, text.num_tokens, total, PromptTokensDetails(cached_tokens=0))
+    return Usage(num_prompt_tokens, text.num_tokens, total)
 
 
 def create_app(model_name: str, max_model_len: int, tokenizer: Tokenizer, batcher: StaticBatcher) -> FastAPI:

@@ -71,6 +71,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     port: options.Port = _GATEWAY.port,
     api_key: options.ApiKey = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
+    max_logprobs: options.MaxLogprobs = _GATEWAY.max_logprobs,
+    trust_request_chat_template: options.TrustRequestChatTemplate = _GATEWAY.trust_request_chat_template,
     max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
     max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
     block_size: options.BlockSize = _WORKER.block_size,
@@ -106,7 +108,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
 
 
 @app.command()
-def gateway(
+def gateway(  # noqa: PLR0913 - one parameter per flag
     model: options.Model = DEMO,
     *,
     served_model_name: options.ServedModelName = None,
@@ -115,6 +117,8 @@ def gateway(
     api_key: options.ApiKey = None,
     max_model_len: options.MaxModelLen = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
+    max_logprobs: options.MaxLogprobs = _GATEWAY.max_logprobs,
+    trust_request_chat_template: options.TrustRequestChatTemplate = _GATEWAY.trust_request_chat_template,
     redis_url: options.RedisUrl = _GATEWAY.redis_url,
     pool: options.Pool = _POOL,
     log_level: options.LogLevel = "info",
@@ -130,6 +134,8 @@ def gateway(
         api_keys=tuple(api_key or ()),
         max_model_len=max_model_len,
         max_num_queued_reqs=max_num_queued_reqs,
+        max_logprobs=max_logprobs,
+        trust_request_chat_template=trust_request_chat_template,
         redis_url=redis_url,
         pool=pool,
     )

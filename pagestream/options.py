@@ -114,6 +114,14 @@ MaxNumQueuedReqs = Annotated[
     int, _count("max-num-queued-reqs", _API, "Requests in the pool above which a new one is refused with 429.")
 ]
 
+MaxLogprobs = Annotated[int, _flag("max-logprobs", _API, "Likeliest tokens told beside each token, at most.", min=0)]
+TrustRequestChatTemplate = Annotated[
+    bool,
+    _flag(
+        "trust-request-chat-template", _API, "Let requests bring a chat template: a program, in a sandbox.", switch=True
+    ),
+]
+
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[
     int, _count("max-num-batched-tokens", _ENGINE, "Tokens that one worker computes in one step.")

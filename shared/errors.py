@@ -11,6 +11,7 @@ PagestreamError
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
 │   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
+├── GrammarError            a grammar is wrong, is too large, or does not allow what follows it
 ├── ConfigurationError      a flag, a variable or a file is wrong: the process says which and stops
 │   └── CheckpointError         the model's files cannot be read, or are of a kind that is not served
 └── BusError                a fault between processes
@@ -94,6 +95,10 @@ class ServiceUnavailableError(RequestError):
 
     status = 503
     error_type = "server_error"
+
+
+class GrammarError(PagestreamError):
+    """A grammar does not compile within the limits, or cannot be followed any further."""
 
 
 class ConfigurationError(PagestreamError):

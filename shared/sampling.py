@@ -15,6 +15,8 @@ class FinishCode(IntEnum):
     """`max_tokens` or the model's context is used up."""
     ERROR = 3
     """The sequence could not be continued; a `Fault` says why."""
+    COMPLETE = 4
+    """The grammar allows nothing after the last token."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -42,6 +44,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         logprobs: Likeliest tokens told beside each output token, with log-probabilities; None tells nothing, not even
             the output token's own.
         prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
+        grammar: What the output must be, in a form that `shared.grammar` compiles; empty for anything. Stop tokens are
+            no part of it, and are chosen only where it may end.
     """
 
     temperature: float = 1.0
@@ -61,6 +65,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: str = ""
 
     @property
     def is_greedy(self) -> bool:

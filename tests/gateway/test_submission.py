@@ -4,7 +4,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.openai_requests import ChatCompletionBody, CompletionBody
-from gateway.submission import Submission, SubmissionBuilder
+from gateway.submission import Submission
+from gateway.submission_builder import SubmissionBuilder
 from gateway.tokenizer import Tokenizer
 from shared.errors import InvalidRequestError, ServiceUnavailableError
 from shared.ids import GatewayId, Handle

@@ -1,0 +1,97 @@
+"""How `/v1/chat/completions` writes its answers."""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET, UnsetType
+
+from gateway.choice_text import TextDelta
+from gateway.openai_responses import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatLogprobs,
+    ContentLogprob,
+    Delta,
+    Message,
+    TopLogprob,
+    Usage,
+)
+from gateway.shape import Output, Prompt, ShapeBase, finite
+from gateway.token_logprobs import ScoredToken
+
+
+class ChatShape(ShapeBase):
+    """Implements `Shape`. Messages have no place for their prompt's tokens: those stand beside the choices."""
+
+    is_message = True
+    _CHUNK = "chat.completion.chunk"
+
+    def response(self, outputs: Sequence[Output], prompts: Sequence[Prompt], usage: Usage) -> bytes:
+        """See `Shape`."""
+        choices = [
+            ChatChoice(
+                index=index,
+                message=Message("assistant", output.text),
+                finish_reason=output.finish_reason,
+                logprobs=self._logprobs(output.scored),
+                stop_reason=output.stop_reason,
+                token_ids=self._token_ids(output.token_ids),
+            )
+            for index, output in enumerate(outputs)
+        ]
+        (prompt,) = prompts
+        return self._encode(
+            "chat.completion",
+            choices,
+            usage,
+            prompt_token_ids=self._token_ids(prompt.token_ids),
+            prompt_logprobs=self._prompt_logprobs(prompt),
+        )
+
+    def opening_chunk(self, choice: int, prompt: Prompt) -> bytes | None:
+        """The assistant's role."""
+        opening = ChatChunkChoice(index=choice, delta=Delta(role="assistant", content=""))
+        return self._chunk(opening, None, prompt_token_ids=self._token_ids(prompt.token_ids))
+
+    def text_chunk(self, delta: TextDelta, usage: Usage | None = None) -> bytes:
+        """See `Shape`."""
+        choice = ChatChunkChoice(
+            index=delta.choice,
+            delta=Delta(content=delta.text),
+            logprobs=self._logprobs(delta.scored),
+            token_ids=self._token_ids(delta.token_ids),
+        )
+        return self._chunk(choice, usage)
+
+    def closing_chunk(self, delta: TextDelta, usage: Usage | None = None) -> bytes:
+        """See `Shape`."""
+        choice = ChatChunkChoice(
+            index=delta.choice, delta=Delta(), finish_reason=delta.finish_reason, stop_reason=delta.stop_reason
+        )
+        return self._chunk(choice, usage)
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """See `Shape`."""
+        return self._encode(self._CHUNK, (), usage)
+
+    def _chunk(
+        self,
+        choice: ChatChunkChoice,
+        usage: Usage | None,
+        *,
+        prompt_token_ids: Sequence[int] | UnsetType = UNSET,
+    ) -> bytes:
+        return self._encode(self._CHUNK, (choice,), self._chunk_usage(usage), prompt_token_ids=prompt_token_ids)
+
+    def _logprobs(self, scored: Sequence[ScoredToken]) -> ChatLogprobs | None:
+        if self.detail.num_top_logprobs is None:
+            return None
+        return ChatLogprobs([self._content(token) for token in scored])
+
+    def _content(self, token: ScoredToken) -> ContentLogprob:
+        assert token.logprobs is not None, "only a prompt has a token without"
+        name, data = self._names.name(token.token_id), self._names.bytes_of(token.token_id)
+        top = [
+            TopLogprob(self._names.name(other), finite(logprob), self._names.bytes_of(other))
+            for other, logprob in token.logprobs.top
+        ]
+        return ContentLogprob(name, finite(token.logprobs.logprob), data, top)
