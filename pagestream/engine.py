@@ -1,15 +1,18 @@
 """The scheduler's core and one runner in a single process, without a bus: what `LLM` and the exactness tests run on."""
 
+import time
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from gateway.gap import items_of
+from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
 from scheduler_svc.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
-from shared.messages import Cancel, Fault, Logprobs, LogprobSpan, StepPlan, StepResult, Submit
+from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit
 from shared.packing import pack_u32
 from shared.sampling import FinishCode, SamplingParams
 
@@ -23,8 +26,8 @@ class ChoiceOutput(NamedTuple):
     Attributes:
         num_cached_tokens: Prompt tokens found in the prefix cache; known with the first output token, else None.
         fault: Why, if `finish` is ERROR.
-        logprobs: Of the tokens, if the request asks for them.
-        prompt_logprobs: Of a part of the prompt, before the first token; there are no tokens beside it.
+        logprobs: Of each token, if the request asks for them.
+        prompt_logprobs: Of some tokens of the prompt, by their places; there are no output tokens beside them.
     """
 
     request_id: RequestId
@@ -33,18 +36,18 @@ class ChoiceOutput(NamedTuple):
     finish: FinishCode
     num_cached_tokens: int | None = None
     fault: str = ""
-    logprobs: Logprobs | None = None
-    prompt_logprobs: LogprobSpan | None = None
+    logprobs: Sequence[TokenLogprobs] = ()
+    prompt_logprobs: Mapping[int, TokenLogprobs] = {}
 
 
 class EngineStep(NamedTuple):
     """What a step brought.
 
     Attributes:
-        admitted: Requests that got a place in a plan, those that come back after a preemption included.
+        admitted: Requests that got a place in a plan, and when; those that come back after a preemption included.
     """
 
-    admitted: list[RequestId]
+    admitted: list[tuple[RequestId, float]]
     outputs: list[ChoiceOutput]
 
 
@@ -62,8 +65,9 @@ class LocalEngine:
     on and makes text of the last one's tokens.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._runner = runner
+        self._clock = clock
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._num_submitted = 0
         self._num_handles = 0
@@ -77,7 +81,7 @@ class LocalEngine:
         self._in_flight: deque[_PlanInFlight] = deque()
         self._handles: dict[RequestId, tuple[Handle, ...]] = {}
         self._choices: dict[Handle, tuple[RequestId, int]] = {}
-        self._admitted: list[RequestId] = []
+        self._admitted: list[tuple[RequestId, float]] = []
         self.scheduler.add_worker(_WORKER, self._runner.capabilities)
 
     @property
@@ -146,7 +150,8 @@ class LocalEngine:
         while planned := self.scheduler.next_plan(_WORKER, now_s=0.0):
             step, plan = planned
             self._in_flight.append(_PlanInFlight(step, plan, self._computing.submit(self._runner.step, plan)))
-            self._admitted += [admitted.request_id for admitted in plan.admitted]
+            now_s = self._clock()
+            self._admitted += [(admitted.request_id, now_s) for admitted in plan.admitted]
 
     def _take_outcomes(self) -> list[ChoiceOutput]:
         finished, faults = self.scheduler.take_outcomes()
@@ -158,17 +163,15 @@ class LocalEngine:
         """What a result holds for choices that have not been cancelled while it was under way."""
         outputs = []
         for batch in result.batches:
-            outputs += [
-                ChoiceOutput(*self._choices[span.handle], (), FinishCode.RUNNING, prompt_logprobs=span)
-                for span in batch.prompt_logprobs
-                if span.handle in self._choices
-            ]
-            logprobs = {span.handle: span.logprobs for span in batch.logprobs}
+            for span in batch.prompt_logprobs:
+                if choice := self._choices.get(span.handle):
+                    told = dict(enumerate(unpack_logprobs(span.logprobs), span.start))
+                    outputs.append(ChoiceOutput(*choice, (), FinishCode.RUNNING, prompt_logprobs=told))
             for item in items_of(batch):
                 if choice := self._choices.get(item.handle):
                     cached = item.num_cached_tokens if item.position == 0 else None
-                    told = logprobs.get(item.handle)
-                    outputs.append(ChoiceOutput(*choice, tuple(item.tokens), item.finish, cached, logprobs=told))
+                    tokens = tuple(item.tokens)
+                    outputs.append(ChoiceOutput(*choice, tokens, item.finish, cached, logprobs=item.logprobs))
                 if item.finish is not FinishCode.RUNNING:
                     self._choices.pop(item.handle, None)
             outputs += [self._failed(fault) for fault in batch.faults if fault.handle in self._choices]

@@ -1,7 +1,6 @@
 import pytest
 
-from gateway.choice_text import ChoiceText, SilentChoice, TextDelta, TextRules
-from gateway.token_logprobs import ScoredToken, TokenLogprobs
+from gateway.choice_text import ChoiceText, TextDelta, TextRules
 from gateway.vocabulary import Vocabulary
 from shared.sampling import FinishCode
 
