@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import pow  # noqa: A004 - the operator's type is Any
 from numbers import Integral, Real
 from typing import Final
 
@@ -130,4 +131,4 @@ class BeamSearch:
     def _score(self, sequence: BeamSearchSequence) -> float:
         """As vLLM's: the prompt counts, an end token does not."""
         length = len(sequence.tokens) - (sequence.tokens[-1] in self._end_tokens)
-        return sequence.cum_logprob / float(length) ** self._params.length_penalty
+        return sequence.cum_logprob / pow(length, self._params.length_penalty)
