@@ -4,15 +4,25 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
-from gateway.api import Gateway, LifespanState, public, v1
+from gateway.api import public, v1
+from gateway.archives import Archives
+from gateway.background import batch_jobs, response_jobs
+from gateway.batches.service import BatchService
 from gateway.completion import CompletionStarter
+from gateway.context import Gateway, LifespanState
 from gateway.errors import install_error_handlers
+from gateway.files.shelf import FileShelf
+from gateway.loopback import Loopback
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
+from gateway.openapi import describe, operation_id
 from gateway.pool_monitor import PoolMonitor
+from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.streams import TokenRouter
 from gateway.submission_builder import SubmissionBuilder
@@ -23,48 +33,75 @@ from shared.bus import GatewayBus
 class GatewayApp(FastAPI):
     """A FastAPI application that knows its token router, which its server needs at the end."""
 
-    def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> None:
         self.token_router = TokenRouter(bus, time.monotonic)
         self._monitor = PoolMonitor(bus)
         max_model_len = _context_length(settings, self._monitor)
+        max_requests = settings.max_num_queued_reqs
+        submissions = SubmissionBuilder(
+            tokenizer,
+            max_model_len,
+            max_logprobs=settings.max_logprobs,
+            trusts_templates=settings.trust_request_chat_template,
+        )
+        completions = CompletionStarter(
+            bus=bus,
+            router=self.token_router,
+            vocabulary=tokenizer.vocabulary,
+            metrics=GatewayMetrics(settings.model_names[0]),
+            max_requests=max_requests,
+        )
+        responses = ResponseService(archives.responses, submissions, completions, max_jobs=max_requests)
+        files = FileShelf(archives.files, max_file_bytes=settings.max_file_bytes)
+        loopback = Loopback(self, self._lifespan_state, api_key=next(iter(settings.api_keys), ""))
         self._gateway = Gateway(
             settings=settings,
-            submissions=SubmissionBuilder(
-                tokenizer,
-                max_model_len,
-                max_logprobs=settings.max_logprobs,
-                trusts_templates=settings.trust_request_chat_template,
-            ),
-            completions=CompletionStarter(
-                bus=bus,
-                router=self.token_router,
-                vocabulary=tokenizer.vocabulary,
-                metrics=GatewayMetrics(settings.model_names[0]),
-                max_requests=settings.max_num_queued_reqs,
-            ),
+            submissions=submissions,
+            completions=completions,
             monitor=self._monitor,
+            responses=responses,
+            response_jobs=response_jobs(archives, responses),
+            files=files,
+            batches=BatchService(archives.batches, files),
+            batch_jobs=batch_jobs(archives, files, loopback, self._monitor.is_idle),
             max_model_len=max_model_len,
             started_s=int(time.time()),
         )
-        super().__init__(title="pagestream", lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        super().__init__(
+            title="pagestream",
+            version=version("pagestream"),
+            lifespan=self._lifespan,
+            redoc_url=None,
+            generate_unique_id_function=operation_id,
+        )
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the API."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self)
+        return self.openapi_schema
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
         await self._monitor.refresh()
-        background = [asyncio.create_task(self.token_router.run()), asyncio.create_task(self._monitor.run())]
+        # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
+        runners = (self._gateway.batch_jobs, self._gateway.response_jobs, self.token_router, self._monitor)
+        background = [asyncio.create_task(runner.run()) for runner in runners]
         try:
-            yield {"gateway": self._gateway}
+            yield self._lifespan_state()
         finally:
             for task in background:
                 task.cancel()
-            for task in background:
                 with suppress(asyncio.CancelledError):
                     await task
 
+    def _lifespan_state(self) -> LifespanState:
+        return {"gateway": self._gateway}
 
-def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer) -> GatewayApp:
-    """Make a gateway out of its collaborators. The caller owns the bus, and closes it after the application."""
-    app = GatewayApp(settings, bus, tokenizer)
+
+def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> GatewayApp:
+    """Make a gateway out of its collaborators. The caller owns bus and archives, and closes them afterwards."""
+    app = GatewayApp(settings, bus, tokenizer, archives)
     app.include_router(v1)
     app.include_router(public)
     app.add_middleware(RequestBoundary)

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from msgspec import UNSET, UnsetType
 
 from gateway.choice_text import TextDelta
+from gateway.content_logprobs import content_logprob
 from gateway.openai_responses import (
     ChatChoice,
     ChatChunkChoice,
     ChatLogprobs,
-    ContentLogprob,
     Delta,
     Message,
-    TopLogprob,
     Usage,
 )
-from gateway.shape import Output, Prompt, ShapeBase, finite
+from gateway.shape import Output, Prompt, ShapeBase
 from gateway.token_logprobs import ScoredToken
 
 
@@ -85,13 +84,4 @@ class ChatShape(ShapeBase):
     def _logprobs(self, scored: Sequence[ScoredToken]) -> ChatLogprobs | None:
         if self.detail.num_top_logprobs is None:
             return None
-        return ChatLogprobs([self._content(token) for token in scored])
-
-    def _content(self, token: ScoredToken) -> ContentLogprob:
-        assert token.logprobs is not None, "only a prompt has a token without"
-        name, data = self._names.name(token.token_id), self._names.bytes_of(token.token_id)
-        top = [
-            TopLogprob(self._names.name(other), finite(logprob), self._names.bytes_of(other))
-            for other, logprob in token.logprobs.top
-        ]
-        return ContentLogprob(name, finite(token.logprobs.logprob), data, top)
+        return ChatLogprobs([content_logprob(self._names, token) for token in scored])

@@ -29,13 +29,20 @@ def _text_of_content(content: object) -> str:
     return "\n".join(texts)
 
 
+class TextPart(BaseModel):
+    """A piece of a message's content, as clients send it."""
+
+    type: Literal["text"]
+    text: str
+
+
 class ChatMessageBody(BaseModel):
     """One message. Content given as text parts is their text, one part a line; further fields go to the template."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_text_of_content)]
+    content: Annotated[str, BeforeValidator(_text_of_content, json_schema_input_type=str | list[TextPart])]
 
     @model_validator(mode="before")
     @classmethod

@@ -5,10 +5,18 @@ from http import HTTPStatus
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from gateway.body_parsing import show
 from gateway.openai_responses import ErrorBody, ErrorDetail
-from shared.errors import BusUnavailableError, QueueFullError, RequestError, ServiceUnavailableError
+from shared.errors import (
+    BusUnavailableError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestError,
+    ServiceUnavailableError,
+)
 from shared.messages import Fault
 
 _logger = logging.getLogger(__name__)
@@ -39,6 +47,8 @@ def as_request_error(error: Exception) -> RequestError:
             return error
         case BusUnavailableError():
             return ServiceUnavailableError("the message bus does not answer; try again", code="bus_unavailable")
+        case RequestValidationError():
+            return _of_parameter(error)
         case HTTPException():
             known = RequestError(f"{error.detail}")
             known.status = error.status_code
@@ -46,6 +56,13 @@ def as_request_error(error: Exception) -> RequestError:
         case _:
             _logger.error("unexpected error", exc_info=error)
             return GenerationError("internal error; the server's log says more")
+
+
+def _of_parameter(error: RequestValidationError) -> RequestError:
+    """The first fault of a query or a path."""
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return InvalidRequestError(f"'{param}': {first['msg']}, got {show(first.get('input'))}", param=param)
 
 
 def error_json(error: RequestError) -> bytes:
@@ -72,5 +89,5 @@ def install_error_handlers(app: FastAPI) -> None:
             error.detail = f"{error.detail}: {request.method} {request.url.path}"
         return error_response(error)
 
-    for kind in (RequestError, BusUnavailableError, HTTPException):
+    for kind in (RequestError, BusUnavailableError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)

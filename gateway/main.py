@@ -13,6 +13,7 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
+from gateway.archives import Archives
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from gateway.tokenizer_loading import load_tokenizer
@@ -93,21 +94,24 @@ async def serve(
     settings: GatewaySettings,
     bus: GatewayBus,
     tokenizer: Tokenizer,
+    archives: Archives,
     *,
     sockets: Sequence[socket.socket] | None = None,
 ) -> None:
-    """Serve on a bus until SIGINT or SIGTERM, then close it.
+    """Serve on a bus until SIGINT or SIGTERM, then close it and the archives.
 
     Args:
         settings: Host and port are those of `sockets`, if there are any.
         bus: Of one pool.
         tokenizer: Of the pool's model.
+        archives: Of the pool.
         sockets: Already bound.
     """
-    server = GatewayServer(create_app(settings, bus, tokenizer), settings)
+    server = GatewayServer(create_app(settings, bus, tokenizer, archives), settings)
     try:
         await server.serve(sockets=None if sockets is None else list(sockets))
     finally:
+        await archives.close()
         await bus.close()
 
 
@@ -137,4 +141,4 @@ async def _serve_on_redis(settings: GatewaySettings, tokenizer: Tokenizer) -> No
         bus = await connecting
     except asyncio.CancelledError:
         return
-    await serve(settings, bus, tokenizer)
+    await serve(settings, bus, tokenizer, Archives.on_redis(settings))

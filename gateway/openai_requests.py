@@ -1,7 +1,7 @@
 """OpenAI's request bodies: which fields there are, which values they take, and which of them are not served."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -82,6 +82,8 @@ class StreamOptions(BaseModel):
 class GenerationBody(SamplingFields):
     """What both endpoints have in common."""
 
+    no_op_values: ClassVar = _NO_OP_VALUES
+
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -106,7 +108,7 @@ class GenerationBody(SamplingFields):
                 one that is not served.
         """
         fields = read_fields(body)
-        refuse_unsupported(fields, _NO_OP_VALUES)
+        refuse_unsupported(fields, cls.no_op_values)
         parsed = validated(cls, fields)
         parsed.check()
         return parsed
@@ -187,9 +189,14 @@ class ChatCompletionBody(GenerationBody, Conversation):
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
-    prompt: Annotated[list[Any], BeforeValidator(_as_prompts)]
+    prompt: Annotated[
+        list[Any], BeforeValidator(_as_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
+    ]
     max_tokens: int | None = Field(default=None, ge=0)
-    logprobs: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_false_as_none)] = None
+    logprobs: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        BeforeValidator(_false_as_none, json_schema_input_type=int | Literal[False] | None),
+    ] = None
     best_of: int | None = Field(default=None, ge=1, le=_MAX_BEST_OF)
     add_special_tokens: bool = True
 

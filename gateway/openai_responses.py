@@ -4,7 +4,7 @@ Fields that OpenAI does not have are vLLM's.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -132,14 +132,17 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
+AnyChoice = TypeVar("AnyChoice", bound=ChatChoice | ChatChunkChoice | TextChoice)
+
+
+class CompletionResponse(msgspec.Struct, Generic[AnyChoice], frozen=True, kw_only=True):
     """What both endpoints answer, whole or in part."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: Sequence[ChatChoice | ChatChunkChoice | TextChoice]
+    choices: Sequence[AnyChoice]
     system_fingerprint: str
     service_tier: str | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET

@@ -62,6 +62,10 @@ class PoolMonitor:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             await self.refresh()
 
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a place in the pool, as far as is known."""
+        return self.status is not None and self.status.num_workers > 0 and self.status.num_waiting == 0
+
     def health(self) -> Health:
         """Whether a scheduler leads, a worker lives and the pool makes progress."""
         status = self.status

@@ -42,7 +42,7 @@ class SamplingFields(BaseModel):
     repetition_penalty: float = Field(default=1.0, gt=0)
     logit_bias: Annotated[
         dict[int, Annotated[float, Field(ge=-_MAX_BIAS, le=_MAX_BIAS)]],
-        BeforeValidator(_as_biases),
+        BeforeValidator(_as_biases, json_schema_input_type=dict[str, float]),
         Field(max_length=_MAX_BIASES),
     ] = {}
     allowed_token_ids: list[int] | None = Field(default=None, min_length=1)
@@ -50,7 +50,11 @@ class SamplingFields(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     min_tokens: int = Field(default=0, ge=0)
     n: int = Field(default=1, ge=1, le=128)
-    stop: Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOP_STRINGS)] = []
+    stop: Annotated[
+        list[StopString],
+        BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
+        Field(max_length=MAX_STOP_STRINGS),
+    ] = []
     stop_token_ids: list[int] = Field(default=[], max_length=256)
     ignore_eos: bool = False
     prompt_logprobs: int | None = Field(default=None, ge=0)

@@ -18,6 +18,9 @@ class GatewaySettings:
         max_logprobs: Likeliest tokens told beside each token, at most.
         trust_request_chat_template: Whether a request may bring its own chat template.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
+        max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
+        max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
+        max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
         shutdown_timeout_s: How long running streams may go on after SIGTERM.
     """
 
@@ -32,6 +35,9 @@ class GatewaySettings:
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
+    max_file_bytes: int = 100 * 1024 * 1024
+    max_response_store_bytes: int = 256 * 1024 * 1024
+    max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     shutdown_timeout_s: float = 5.0
 

@@ -1,12 +1,13 @@
 """What the shapes of both endpoints' answers have in common."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.choice_text import TextDelta
+from gateway.content_logprobs import finite
 from gateway.openai_responses import (
     ChatChoice,
     ChatChunkChoice,
@@ -19,9 +20,6 @@ from gateway.openai_responses import (
 )
 from gateway.token_logprobs import ScoredToken, TokenLogprobs
 from gateway.token_names import TokenNames
-
-LEAST_LOGPROB: Final = -9999.0
-"""Stands for negative infinity, which JSON does not have."""
 
 
 class Envelope(NamedTuple):
@@ -162,8 +160,3 @@ class ShapeBase:
 
     def _prompt_logprob(self, token_id: int, logprob: float, rank: int) -> PromptLogprob:
         return PromptLogprob(finite(logprob), rank, self._names.name(token_id))
-
-
-def finite(logprob: float) -> float:
-    """A log-probability that JSON can hold."""
-    return max(logprob, LEAST_LOGPROB)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from gateway.choice_text import TextDelta
+from gateway.content_logprobs import finite
 from gateway.openai_responses import TextChoice, TextLogprobs, Usage
-from gateway.shape import Output, Prompt, ShapeBase, finite
+from gateway.shape import Output, Prompt, ShapeBase
 from gateway.token_logprobs import ScoredToken
 
 _BYTES_PREFIX = "bytes:"

@@ -2,7 +2,8 @@
 
 Sequences that want one token come first, so that nobody's stream waits for another's prompt; then prompts, in chunks
 of what is left (Sarathi-Serve, Agrawal et al. 2024); then newcomers. When blocks run out the youngest sequence that is
-not yet in the step is preempted: it is released, and later admitted afresh with its output so far.
+not yet in the step is preempted: it is released, and later admitted afresh with its output so far. So is one that holds
+the place of a sequence of a higher priority.
 """
 
 from collections.abc import Callable
@@ -149,6 +150,16 @@ def fork_choices(batch: Batch, parent: Sequence, children: list[Sequence]) -> No
         if copy:
             batch.copy(*copy)
         batch.admit(child, 1)
+
+
+def give_way(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequence], WorkerId | None]) -> None:
+    """Preempt running sequences of a lower priority, the last first, until the first that waits finds a place."""
+    first = next(iter(waiting), None)
+    running = batch.worker.running
+    while first is not None and running and running[-1].priority > first.priority and choose(first) is None:
+        if batch.has_row(running[-1]):
+            return
+        batch.preempt(running[-1])
 
 
 def schedule_running(batch: Batch) -> None:

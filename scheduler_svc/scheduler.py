@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from scheduler_svc.batching import Batch, admit_waiting, fork_choices, schedule_running
+from scheduler_svc.batching import Batch, admit_waiting, fork_choices, give_way, schedule_running
 from scheduler_svc.request import Request
 from scheduler_svc.routing import Candidate, choose_worker
 from scheduler_svc.sequence import Phase, Sequence
@@ -183,6 +183,7 @@ class Scheduler:
             return None
         batch = Batch(worker)
         self._fork(batch)
+        give_way(batch, self.waiting, self._choose)
         schedule_running(batch)
         for victim in batch.preempted:
             self.num_preemptions += 1

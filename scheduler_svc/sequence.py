@@ -71,6 +71,11 @@ class Sequence:
         self.was_admitted = bool(output)
 
     @property
+    def priority(self) -> int:
+        """Lower runs first."""
+        return self.order[0]
+
+    @property
     def num_tokens(self) -> int:
         """Tokens known: the prompt and the committed output."""
         return len(self.tokens)

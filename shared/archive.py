@@ -100,6 +100,7 @@ class Archive(Protocol):
         ttl_s: float | None = None,
         is_listed: bool = False,
         is_done: bool = False,
+        drops_parts: bool = False,
     ) -> None:
         """Change a record.
 
@@ -111,6 +112,7 @@ class Archive(Protocol):
             ttl_s: From now; None leaves it.
             is_listed: List it from now on.
             is_done: It is no job any more.
+            drops_parts: Forget the parts there are; what is appended later begins anew.
 
         Raises:
             ClaimLostError: somebody else has claimed the record, or it is gone.

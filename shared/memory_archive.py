@@ -80,9 +80,12 @@ class MemoryArchive:
         ttl_s: float | None = None,
         is_listed: bool = False,
         is_done: bool = False,
+        drops_parts: bool = False,
     ) -> None:
         """Change a record."""
         record = self._claimed(claim)
+        if drops_parts:
+            record.parts.clear()
         is_retry = len(record.parts) >= num_parts + len(parts)
         assert is_retry or len(record.parts) == num_parts
         new_parts = () if is_retry else parts

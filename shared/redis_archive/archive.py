@@ -87,10 +87,12 @@ class RedisArchive:
         ttl_s: float | None = None,
         is_listed: bool = False,
         is_done: bool = False,
+        drops_parts: bool = False,
     ) -> None:
         """Change a record."""
         job = "0" if is_done else ""
-        head = (claim.record_id, claim.fence, num_parts, _milliseconds(ttl_s), int(is_listed), job, "")
+        count = "none" if drops_parts else num_parts
+        head = (claim.record_id, claim.fence, count, _milliseconds(ttl_s), int(is_listed), job, "")
         await self._keep(_KEEP, claim, (*head, *self._limits, int(document is not None), document or b"", *parts))
 
     async def parts(self, record_id: str, start: int, *, limit: int = 256, timeout_s: float = 0.0) -> list[bytes]:

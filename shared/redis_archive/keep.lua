@@ -1,11 +1,11 @@
 -- Create a record or change one, as one act.
 -- KEYS: record, parts, listed, expiry, sizes, jobs
--- ARGV: 1 id, 2 fence ('' to create), 3 number of parts there are, 4 milliseconds until it expires ('' leaves that),
---   5 '1' to list it, 6 job: '' leaves it, '0' ends it, else the milliseconds of a lease, 7 most jobs ('' for no bound),
+-- ARGV: 1 id, 2 fence ('' to create), 3 number of parts there are ('none' drops them), 4 milliseconds until it expires
+--   ('' leaves that),--   5 '1' to list it, 6 job: '' leaves it, '0' ends it, else the milliseconds of a lease, 7 most jobs ('' for no bound),
 --   8 most bytes, 9 '1' to drop the oldest for room, 10 record key without its id, 11 parts key without its id,
 --   12 '1' if a document follows, 13 the document, then the parts
 -- Fails with LOST, FULL <bytes used> <bytes new>, or CROWDED <jobs>.
-local id, fence, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local id, fence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]) or 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -30,6 +30,13 @@ if fence == '' then
 else
   if redis.call('HGET', KEYS[1], 'fence') ~= fence then
     return redis.error_reply('LOST')
+  end
+  if ARGV[3] == 'none' then
+    local dropped = tonumber(redis.call('HGET', KEYS[5], id)) - redis.call('HSTRLEN', KEYS[1], 'doc')
+    redis.call('HINCRBY', KEYS[5], id, 0 - dropped)
+    redis.call('HINCRBY', KEYS[5], '', 0 - dropped)
+    redis.call('HSET', KEYS[1], 'parts', 0)
+    redis.call('DEL', KEYS[2])
   end
   there = tonumber(redis.call('HGET', KEYS[1], 'parts'))
 end

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.app import GatewayApp, create_app
+from gateway.archives import Archives
 from gateway.gguf_tokenizer import tokenizer_from_gguf
 from gateway.main import GatewayServer
 from gateway.settings import GatewaySettings
@@ -71,14 +72,18 @@ class Running:
 
 @asynccontextmanager
 async def running_gateway(
-    tokenizer: Tokenizer, answer: Answer, bus: MemoryBus | None = None, **settings: object
+    tokenizer: Tokenizer,
+    answer: Answer,
+    bus: MemoryBus | None = None,
+    archives: Archives | None = None,
+    **settings: object,
 ) -> AsyncIterator[Running]:
     """Serve until the block ends; then nothing may be left over."""
     bus = bus or MemoryBus()
     pool = ScriptedPool(bus, answer)
     chosen = GatewaySettings(**({"pool": "test", "model": "tiny", "shutdown_timeout_s": 0.2} | settings))
     gateway_bus = bus.gateway()
-    app = create_app(chosen, gateway_bus, tokenizer)
+    app = create_app(chosen, gateway_bus, tokenizer, archives or Archives.in_memory(chosen))
     server = GatewayServer(app, chosen)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

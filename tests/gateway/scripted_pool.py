@@ -43,7 +43,8 @@ class ScriptedPool:
         side = self.bus.scheduler("scripted")
         rows: list[_Row] = []
         previous: dict[GatewayId, StepId] = {}
-        for step in itertools.count(1):
+        log = self.bus._state.results.get(_WRITER)  # of a pool before this one
+        for step in itertools.count(log.last.step + 1 if log else 1):
             if self.status is not None:
                 await side.publish_status(self.status)
             for entry, message, _ in await side.receive(timeout_s=self.step_s if rows else 0.02):

@@ -8,6 +8,7 @@ import sys
 import httpx
 import pytest
 
+from gateway.archives import Archives
 from gateway.main import serve
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
@@ -25,7 +26,8 @@ async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_eve
     await eventually(lambda: memory._state.status is not None)
     settings = GatewaySettings(pool="p", model="tiny", shutdown_timeout_s=0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, sockets=[listener]))
+        archives = Archives.in_memory(settings)
+        serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, archives, sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
         async with httpx.AsyncClient() as http:
             posting = asyncio.create_task(http.post(url, json=BODY))

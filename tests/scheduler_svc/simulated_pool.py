@@ -65,14 +65,16 @@ class SimulatedPool:
         self.core.add_worker(worker_id, self.capabilities)
         return worker_id
 
-    def submit(self, prompt: list[int], *, n: int = 1, max_tokens: int = 8, stops: bool = False, salt="") -> RequestId:
+    def submit(
+        self, prompt: list[int], *, n: int = 1, max_tokens: int = 8, stops: bool = False, salt="", priority: int = 0
+    ) -> RequestId:
         request_id = RequestId(f"r{len(self.submitted)}")
         handle = Handle(sum(submit.sampling.n for submit in self.submitted.values()))
         self._choices |= {handle + choice: (request_id, choice) for choice in range(n)}
         sampling = SamplingParams(max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else ())
         submit = Submit(
             request_id=request_id, gateway_id=GATEWAY, handle=handle, prompt=pack_u32(prompt), sampling=sampling,
-            arrived_ms=len(self.submitted), cache_salt=salt,
+            arrived_ms=len(self.submitted), cache_salt=salt, priority=priority,
         )  # fmt: skip
         self.submitted[request_id] = submit
         self.core.submit(submit, entry=request_id)

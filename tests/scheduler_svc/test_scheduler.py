@@ -332,3 +332,50 @@ def test_conversations_leave_few_slots_unused() -> None:
     print(f"unused: {statistics.mean(ratios):.2%} of held slots, {max(ratios):.2%} at most, over {len(ratios)} plans")
     assert len(ratios) > 100
     assert statistics.mean(ratios) < 0.04
+
+
+def test_who_waits_for_an_answer_takes_the_place_of_who_does_not():
+    pool = SimulatedPool(max_num_seqs=2)
+    worker = pool.add_worker()
+    patient = [pool.submit([10 * i, 2, 3], max_tokens=30, priority=5) for i in range(3)]
+    for _ in range(4):
+        pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    urgent = pool.submit([7, 8, 9], max_tokens=3)
+    num_steps = 0
+    while (urgent, 0) not in pool.finishes:
+        pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+        num_steps += 1
+    assert num_steps <= 6, "it waited for somebody's end"
+    assert pool.core.num_preemptions == 1
+    assert not any((request, 0) in pool.finishes for request in patient)
+    pool.run()
+    pool.check_all_done()
+
+
+def test_who_waits_for_an_answer_gets_the_blocks_of_who_does_not():
+    pool = SimulatedPool(num_blocks=8, max_model_len=32)
+    worker = pool.add_worker()
+    for i in range(2):
+        pool.submit([10 * i, *range(10)], max_tokens=4, priority=5)
+    pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    urgent = pool.submit(list(range(50, 70)), max_tokens=2)
+    pool.plan(worker), pool.plan(worker)
+    assert pool.core.num_preemptions == 1
+    pool.run()
+    assert pool.output(urgent)
+    pool.check_all_done()
+
+
+def test_nobody_gives_way_to_an_equal_nor_where_another_worker_has_room():
+    pool = SimulatedPool(max_num_seqs=1)
+    worker = pool.add_worker()
+    pool.submit([1, 2, 3], max_tokens=20, priority=5)
+    pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    pool.submit([4, 5, 6], priority=5)
+    for _ in range(3):
+        pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+    pool.add_worker()
+    pool.submit([7, 8, 9])
+    pool.run()
+    assert pool.core.num_preemptions == 0
+    pool.check_all_done()

@@ -36,9 +36,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         n=st.integers(1, 4),
         max_tokens=st.integers(1, 24),
         stops=st.booleans(),
+        priority=st.sampled_from([0, 0, 5]),
     )
-    def submit(self, prefix, rest, n, max_tokens, stops):
-        self.pool.submit([*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops)
+    def submit(self, prefix, rest, n, max_tokens, stops, priority):
+        self.pool.submit([*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops, priority=priority)
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def plan(self, data, count):

@@ -87,6 +87,17 @@ async def test_parts_are_numbered_and_a_repeated_update_adds_none(make: Callable
     assert await archive.read("a") == b"changed"
 
 
+async def test_parts_that_are_dropped_make_room(make: Callable[..., Archive]) -> None:
+    archive = make(max_bytes=100)
+    claim = await archive.create("a", b"x" * 10, ttl_s=TTL_S)
+    await archive.update(claim, parts=[b"x" * 80])
+    await archive.update(claim, document=b"y" * 20, drops_parts=True)
+    assert await archive.parts("a", 0) == []
+    await archive.update(claim, parts=[b"z" * 80])
+    assert await archive.parts("a", 0) == [b"z" * 80]
+    assert await archive.read("a") == b"y" * 20
+
+
 async def test_whoever_waits_for_a_part_gets_it_when_it_comes(make: Callable[..., Archive]) -> None:
     writer, reader = make(), make()
     claim = await writer.create("a", b"", ttl_s=TTL_S)

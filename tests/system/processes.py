@@ -13,6 +13,7 @@ from typing import Self
 import httpx
 import redis
 
+from shared.archive import Kind
 from shared.keys import PoolKeys
 from shared.redis_server import RedisServer
 
@@ -123,11 +124,13 @@ class Services:
             if self.redis.exists(stream) and (pending := self.redis.xpending(stream, "sched")["pending"]):
                 left[f"{stream} pending"] = pending
         expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:")
-        strange = [
-            key.decode()
-            for key in self.redis.scan_iter()
-            if not key.decode().removeprefix("{default}:").startswith(expected)
-        ]
+        kept = tuple(f"{kind}:" for kind in Kind)
+        strange = []
+        for key in self.redis.scan_iter():
+            name = key.decode().removeprefix("{default}:")
+            expires = self.redis.ttl(key) != -1  # -2 if it has expired meanwhile
+            if not (name.startswith(expected) or (name.startswith(kept) and expires)):
+                strange.append(name)
         if strange:
             left["keys"] = strange
         return left

@@ -1,0 +1,1 @@
+"""OpenAI's Files API: what batches read and write."""
