@@ -13,7 +13,7 @@ from gpu_worker.runner import Runner
 from gpu_worker.runner_building import build_runner
 from gpu_worker.settings import WorkerSettings
 from loadtest.progress import progress_of
-from pagestream.batch.local_pool import running_pool
+from pagestream.batch.local_pool import local_pool
 from pagestream.batch.runner import BatchFiles, Tally, run_batch
 from shared.checkpoint import resolve
 from shared.model_config import ModelConfig
@@ -49,13 +49,13 @@ class BatchJob:
                 loop.run(self._answer(runner, tokenizer, tally))
         finally:
             console.print(
-                f"{tally.num_succeeded:,} answered, {tally.num_failed:,} failed: {self.files.target}",
+                f"{tally.num_answered:,} answered, {tally.num_failed:,} failed: {self.files.target}",
                 markup=False,
                 soft_wrap=True,
             )
         return 0
 
     async def _answer(self, runner: Runner, tokenizer: Tokenizer, tally: Tally) -> None:
-        async with running_pool(runner, tokenizer, self.gateway) as pool:
+        async with local_pool(runner, tokenizer, self.gateway) as pool:
             with progress_of("requests", self.files.count_lines(), is_wanted=True) as advance:
                 await run_batch(pool, self.files, tally, max_at_once=self.max_at_once, on_result=advance)

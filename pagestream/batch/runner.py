@@ -1,12 +1,16 @@
 """A file of requests in, a file of answers out."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from pagestream.batch.lines import BatchReader, BatchRequest, BatchResult, result_of
-from pagestream.batch.local_pool import LocalPool
+import msgspec
+
+from gateway.batches.lines import Line, LineReader, refusal_of
+from gateway.loopback import Loopback
+from pagestream.batch.lines import ENDPOINTS, answered, refused
 from shared.errors import ConfigurationError
 
 
@@ -40,26 +44,24 @@ class Tally:
     """How many lines have ended, and how.
 
     Attributes:
-        num_succeeded: Answered.
-        num_failed: Answered with an error, or no request at all.
+        num_answered: As they should be.
+        num_failed: By an error, or as no request at all.
     """
 
     def __init__(self) -> None:
-        self.num_succeeded = 0
+        self.num_answered = 0
         self.num_failed = 0
 
-    def count(self, result: BatchResult) -> None:
+    def count(self, *, is_failure: bool) -> None:
         """Count a line."""
-        if result.response is not None and result.response.is_success:
-            self.num_succeeded += 1
-        else:
-            self.num_failed += 1
+        self.num_failed += is_failure
+        self.num_answered += not is_failure
 
 
 async def run_batch(
-    pool: LocalPool, files: BatchFiles, tally: Tally, *, max_at_once: int, on_result: Callable[[], None]
+    pool: Loopback, files: BatchFiles, tally: Tally, *, max_at_once: int, on_result: Callable[[], None]
 ) -> None:
-    """Answer every line, several at once. Each result is written as soon as it is there, so that nothing done is lost.
+    """Answer every line, several at once. What has been answered is written at once, so that it is not lost.
 
     Args:
         pool: Answers.
@@ -69,25 +71,22 @@ async def run_batch(
         on_result: Called after each line.
     """
     with files.source.open("rb") as source, files.target.open("wb", buffering=0) as target:
-        lines = _requests(source)
-
-        def write(result: BatchResult) -> None:
-            target.write(result.encode())
-            tally.count(result)
-            on_result()
+        reader = LineReader(*ENDPOINTS)
+        lines = iter(source)
 
         async def answer_lines() -> None:
-            for item in lines:
-                if isinstance(item, BatchRequest):
-                    write(result_of(item, await pool.post(item.url, item.body)))
-                else:
-                    write(item)
+            for data in lines:
+                line = reader.read(data)
+                if isinstance(line, Line):
+                    answer = refusal_of(line) or await pool.post(line.url, msgspec.json.encode(line.body))
+                    target.write(answered(line, answer))
+                    tally.count(is_failure=answer.status >= HTTPStatus.BAD_REQUEST)
+                    on_result()
+                elif line is not None:
+                    target.write(refused(data, line))
+                    tally.count(is_failure=True)
+                    on_result()
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(max_at_once):
                 tasks.create_task(answer_lines())
-
-
-def _requests(source: BinaryIO) -> Iterator[BatchRequest | BatchResult]:
-    reader = BatchReader()
-    return (reader.read(line) for line in source if line.strip())
