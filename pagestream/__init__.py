@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pagestream.offline.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from pagestream.offline.llm import LLM
     from pagestream.offline.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
-    from pagestream.offline.sampling_params import SamplingParams
+    from pagestream.offline.sampling_params import SamplingParams, StructuredOutputsParams
 
 __all__ = [
     "LLM",
@@ -20,6 +20,7 @@ __all__ = [
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
 ]
 
 _MODULES: Final = {
@@ -32,6 +33,7 @@ _MODULES: Final = {
     "RequestMetrics": "outputs",
     "RequestOutput": "outputs",
     "SamplingParams": "sampling_params",
+    "StructuredOutputsParams": "sampling_params",
 }
 """Where in `pagestream.offline` each name is."""
 

@@ -7,8 +7,9 @@ from pagestream.offline.beam_search import BeamSearch, BeamSearchOutput, BeamSea
 from pagestream.offline.outputs import Logprob, RequestOutput
 from pagestream.offline.progress_bar import BarMaker, ProgressBar
 from pagestream.offline.prompts import Prompt
-from pagestream.offline.request_loop import Request, RequestLoop
+from pagestream.offline.request_loop import RequestLoop
 from pagestream.offline.sampling_params import SamplingParams
+from pagestream.offline.wire_requests import Request
 from shared.errors import RequestError
 
 
@@ -18,6 +19,7 @@ def search_beams(
     params: BeamSearchParams,
     tokenizer: Tokenizer,
     *,
+    max_model_len: int,
     use_tqdm: bool | BarMaker,
 ) -> list[BeamSearchOutput]:
     """Search to the end. The prefix cache keeps what a beam has in common with the step before.
@@ -31,7 +33,7 @@ def search_beams(
     )
     with ProgressBar(params.max_tokens, use_tqdm) as bar:
         for step in range(params.max_tokens):
-            going = [search for search in searches if step == 0 or _may_go_on(search, loop)]
+            going = [search for search in searches if step == 0 or _may_go_on(search, max_model_len)]
             outputs = iter(
                 loop.run(
                     [
@@ -50,8 +52,8 @@ def search_beams(
     return found
 
 
-def _may_go_on(search: BeamSearch, loop: RequestLoop) -> bool:
-    return bool(search.beams) and len(search.beams[0].tokens) < loop.max_model_len
+def _may_go_on(search: BeamSearch, max_model_len: int) -> bool:
+    return bool(search.beams) and len(search.beams[0].tokens) < max_model_len
 
 
 def _likeliest(output: RequestOutput) -> dict[int, Logprob]:

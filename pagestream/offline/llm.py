@@ -21,8 +21,9 @@ from pagestream.offline.generation_config import recommended_parameters
 from pagestream.offline.outputs import RequestOutput
 from pagestream.offline.progress_bar import BarMaker
 from pagestream.offline.prompts import Prompt, PromptInput, as_list, read_prompt
-from pagestream.offline.request_loop import Request, RequestLoop
+from pagestream.offline.request_loop import RequestLoop
 from pagestream.offline.sampling_params import SamplingParams
+from pagestream.offline.wire_requests import Request, WireRequests
 from shared.checkpoint import resolve
 from shared.errors import InvalidArgumentError
 from shared.model_config import ModelConfig
@@ -105,9 +106,8 @@ class LLM:
             build_tokenizer(self._tokenizer_files, config.eos_token_ids), trusts_templates=True
         )
         runner = build_runner(settings)
-        self._loop = RequestLoop(
-            LocalEngine(runner), self._prompts, max_model_len=runner.capabilities.max_model_len, seed=seed
-        )
+        self._wire = WireRequests(self._prompts, max_model_len=runner.capabilities.max_model_len, seed=seed)
+        self._loop = RequestLoop(LocalEngine(runner), self._wire, self._prompts.tokenizer.vocabulary)
         self._turn = threading.Lock()
 
     def generate(
@@ -200,7 +200,14 @@ class LLM:
         params.verify()
         read = [read_prompt(prompt, self._prompts) for prompt in as_list(prompts)]
         with self._turn:
-            return search_beams(self._loop, read, params, self._prompts.tokenizer, use_tqdm=use_tqdm)
+            return search_beams(
+                self._loop,
+                read,
+                params,
+                self._prompts.tokenizer,
+                max_model_len=self._wire.max_model_len,
+                use_tqdm=use_tqdm,
+            )
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, as a class of transformers'."""

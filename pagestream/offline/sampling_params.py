@@ -26,6 +26,31 @@ _RANGES: Final[Mapping[str, Range]] = {
 _OPTIONAL: Final = frozenset({"stop", *(name for name, numbers in _RANGES.items() if numbers.may_be_none)})
 
 
+@dataclass(slots=True, kw_only=True)
+class StructuredOutputsParams:
+    """What an output must look like: one of the first five.
+
+    Attributes:
+        json: JSON that fits this JSON Schema, given as a dict or as text.
+        regex: A text that this pattern matches as a whole.
+        choice: One of these texts.
+        grammar: A text of this grammar, written as Lark or llama.cpp (GBNF) do.
+        json_object: Any JSON object.
+        disable_any_whitespace: JSON without white space between its tokens.
+        disable_additional_properties: JSON objects with the properties that the schema names, and no others.
+        whitespace_pattern: What may stand between JSON's tokens.
+    """
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+
+
 @dataclass(slots=True)
 class SamplingParams:
     """Parameters of one request.
@@ -56,6 +81,7 @@ class SamplingParams:
         logit_bias: Added to the scores of tokens, by token id.
         allowed_token_ids: Choose among these tokens only.
         bad_words: Never write these.
+        structured_outputs: What the output must look like.
     """
 
     n: int = 1
@@ -81,6 +107,7 @@ class SamplingParams:
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         self.verify()

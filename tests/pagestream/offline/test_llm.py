@@ -1,5 +1,7 @@
 """The offline API on the demo model."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from loadtest.transformers_peer import generate
-from pagestream import LLM, BeamSearchParams, SamplingParams
+from pagestream import LLM, BeamSearchParams, SamplingParams, StructuredOutputsParams
 from pagestream.offline.generation_config import recommended_parameters
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigurationError, InvalidRequestError
@@ -119,6 +121,30 @@ def test_the_models_makers_may_recommend_parameters(tmp_path: Path) -> None:
     config.write_text("[1]")
     with pytest.raises(CheckpointError, match="holds a list; expected an object"):
         recommended_parameters(checkpoint)
+
+
+@pytest.mark.model
+def test_outputs_look_as_they_must(llm: LLM) -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}}, "required": ["name"]}
+    wanted = [
+        StructuredOutputsParams(json=schema, disable_additional_properties=True),
+        StructuredOutputsParams(regex=r"[0-9]{3}-[a-f]{2}"),
+        StructuredOutputsParams(choice=["left", "right"]),
+        StructuredOutputsParams(grammar='start: "yes" | "no"'),
+    ]
+    params = [SamplingParams(temperature=1.0, max_tokens=48, structured_outputs=structure) for structure in wanted]
+    texts = [output.outputs[0].text for output in llm.generate(["Write:"] * 4, params, use_tqdm=False)]
+    assert len(json.loads(texts[0])["name"]) <= 9
+    assert re.fullmatch(r"[0-9]{3}-[a-f]{2}", texts[1])
+    assert texts[2] in {"left", "right"}
+    assert texts[3] in {"yes", "no"}
+    for wrong, reason in (
+        (StructuredOutputsParams(), "'structured_outputs' takes one of 'json', 'regex'"),
+        (StructuredOutputsParams(regex="(", choice=["a"]), "got 'regex' and 'choice'"),
+        (StructuredOutputsParams(grammar="start: ("), r"structured_outputs\.grammar cannot be enforced"),
+    ):
+        with pytest.raises(InvalidRequestError, match=reason):
+            llm.generate("x", SamplingParams(structured_outputs=wrong), use_tqdm=False)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from gpu_worker.fake_runner import FakeRunner, fake_token
 from pagestream.engine import LocalEngine
 from pagestream.offline.outputs import RequestOutput
 from pagestream.offline.prompts import PromptInput, as_list, read_prompt
-from pagestream.offline.request_loop import Request, RequestLoop
+from pagestream.offline.request_loop import RequestLoop
 from pagestream.offline.sampling_params import SamplingParams
+from pagestream.offline.wire_requests import Request, WireRequests
 from shared.errors import InvalidRequestError
 from shared.ids import RequestId
 from shared.messages import WorkerCapabilities
@@ -21,6 +22,7 @@ CAPABILITIES = WorkerCapabilities(
     model="fake", block_size=4, num_blocks=128, max_model_len=64, max_num_seqs=4, max_num_batched_tokens=16
 )
 TOKENIZER = PromptTokenizer(tokenizer_from_gguf(BYTE_METADATA))
+WIRE = WireRequests(TOKENIZER, max_model_len=64, seed=0)
 
 
 class Loop:
@@ -28,7 +30,7 @@ class Loop:
 
     def __init__(self, **settings: Any) -> None:
         self.engine = LocalEngine(FakeRunner(CAPABILITIES, vocab_size=256, **settings))
-        self.loop = RequestLoop(self.engine, TOKENIZER, max_model_len=64, seed=0)
+        self.loop = RequestLoop(self.engine, WIRE, TOKENIZER.tokenizer.vocabulary)
 
     def run(self, prompts: Any, use_tqdm: Any = False, **params: Any) -> list[RequestOutput]:
         read = [read_prompt(prompt, TOKENIZER) for prompt in as_list(prompts)]
@@ -164,7 +166,7 @@ def test_a_runner_that_fails_fails_the_call_and_not_the_next() -> None:
             return super().step(plan)
 
     runner = Failing(CAPABILITIES, vocab_size=256)
-    loop = RequestLoop(LocalEngine(runner), TOKENIZER, max_model_len=64, seed=0)
+    loop = RequestLoop(LocalEngine(runner), WIRE, TOKENIZER.tokenizer.vocabulary)
     request = Request(read_prompt("x", TOKENIZER), SamplingParams(max_tokens=2))
     with pytest.raises(RuntimeError, match="out of order"):
         loop.run([request])
