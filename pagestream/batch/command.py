@@ -1,7 +1,9 @@
 """The command `pagestream run-batch`, with the flags of vLLM's."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,7 +15,7 @@ from shared.observability import configure_logging
 
 _POOL: Final = "batch"
 _WORKER: Final = WorkerSettings(pool=_POOL, model=DEMO)
-_MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+_GATEWAY: Final = GatewaySettings(pool=_POOL, model=DEMO)
 _NO_LIMIT: Final = 2**31
 _REQUESTS_PER_SLOT: Final = 2
 """Under way for each sequence that may run, so that one is ready when another ends."""
@@ -28,6 +30,7 @@ Model = Annotated[str, typer.Option(help='"demo", a *.gguf file, a Hugging Face 
 
 
 def run_batch(  # noqa: PLR0913 - one parameter per flag
+    context: typer.Context,
     *,
     input_file: InputFile,
     output_file: OutputFile,
@@ -37,6 +40,7 @@ def run_batch(  # noqa: PLR0913 - one parameter per flag
     kv_cache_dtype: options.KvCacheDtype = _WORKER.kv_cache_dtype,
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
+    max_logprobs: options.MaxLogprobs = _GATEWAY.max_logprobs,
     seed: options.Seed = _WORKER.seed,
     max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
     max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
@@ -55,32 +59,14 @@ def run_batch(  # noqa: PLR0913 - one parameter per flag
     from pagestream.batch.runner import BatchFiles
 
     configure_logging("run-batch", level=log_level)
-    names = tuple(served_model_name or ())
-    worker = WorkerSettings(
-        pool=_POOL,
-        model=model,
-        served_model_name=names,
-        dtype=dtype,
-        kv_cache_dtype=kv_cache_dtype,
-        quantization=quantization,
-        max_model_len=max_model_len,
-        seed=seed,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        block_size=block_size,
-        gpu_memory_utilization=gpu_memory_utilization,
-        kv_cache_memory_bytes=kv_cache_memory_bytes,
-        enable_prefix_caching=enable_prefix_caching,
-        device=device,
-        runner=runner,
-        num_threads=num_threads,
-    )
-    gateway = GatewaySettings(
-        pool=_POOL,
-        model=model,
-        served_model_name=names,
-        max_num_queued_reqs=_NO_LIMIT,
-        max_body_bytes=_MAX_BODY_BYTES,
-    )
+    given = context.params | {"pool": _POOL, "served_model_name": tuple(served_model_name or ())}
+    worker = WorkerSettings(**_fields_of(WorkerSettings, given))
+    # Whoever writes the file is who runs it.
+    unbounded = {"max_num_queued_reqs": _NO_LIMIT, "max_body_bytes": _NO_LIMIT, "trust_request_chat_template": True}
+    gateway = GatewaySettings(**_fields_of(GatewaySettings, given | unbounded))
     files = BatchFiles(input_file, output_file)
     return BatchJob(files, worker, gateway, max_at_once=_REQUESTS_PER_SLOT * max_num_seqs).run()
+
+
+def _fields_of(kind: type[WorkerSettings | GatewaySettings], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(kind) if given.get(field.name) is not None}
