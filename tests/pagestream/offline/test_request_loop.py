@@ -84,6 +84,16 @@ def test_a_stop_string_ends_a_choice_and_frees_its_place() -> None:
     assert choice.text == bytes(expected(0, place)).decode(errors="replace")
 
 
+def test_what_ends_a_text_may_be_shown() -> None:
+    loop = Loop(length=lambda _request, _choice: 4)
+    shown = {"include_stop_str_in_output": True, "skip_special_tokens": False}
+    (choice,) = loop.run("x", max_tokens=9, stop_token_ids=[256], **shown)[0].outputs
+    assert choice.text == bytes(expected(0, 3)).decode(errors="replace") + "<|im_start|>"
+    letter = chr(next(token for token in expected(1, 3) if token < 128))
+    (choice,) = loop.run("x", max_tokens=9, stop=letter, **shown)[0].outputs
+    assert choice.text.endswith(letter)
+
+
 def test_the_models_own_end_is_no_reason_but_a_stop_token_is() -> None:
     loop = Loop(length=lambda _request, _choice: 4)
     (own,) = loop.run("x", max_tokens=9)[0].outputs
