@@ -15,6 +15,7 @@ from gateway.chat_shape import ChatShape
 from gateway.completion import Completion
 from gateway.connection import EventStreamResponse, WholeResponse, read_body
 from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
+from gateway.embeddings.routes import router as embeddings
 from gateway.files.routes import router as files
 from gateway.fingerprint import fingerprint
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
@@ -47,7 +48,7 @@ class Version(msgspec.Struct, frozen=True):
 
 public = APIRouter()
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
-for router in (responses, files, batches):
+for router in (responses, embeddings, files, batches):
     v1.include_router(router)
 
 

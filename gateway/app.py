@@ -15,6 +15,7 @@ from gateway.background import batch_jobs, response_jobs
 from gateway.batches.service import BatchService
 from gateway.completion import CompletionStarter
 from gateway.context import Gateway, LifespanState
+from gateway.embeddings.service import EmbeddingService
 from gateway.errors import install_error_handlers
 from gateway.files.shelf import FileShelf
 from gateway.loopback import Loopback
@@ -61,6 +62,7 @@ class GatewayApp(FastAPI):
             monitor=self._monitor,
             responses=responses,
             response_jobs=response_jobs(archives, responses),
+            embeddings=EmbeddingService(submissions.prompts, completions, max_model_len, pooling=settings.pooling),
             files=files,
             batches=BatchService(archives.batches, files),
             batch_jobs=batch_jobs(archives, files, loopback, self._monitor.is_idle),

@@ -113,6 +113,11 @@ class Completion:
         """What may be told of the prompts so far."""
         return [self._told_prompt(choice) for choice in self._first_choices]
 
+    @property
+    def embeddings(self) -> list[bytes | None]:
+        """Of each choice's prompt, once it has ended: f32 [hidden_size], if that was asked for."""
+        return [choice.embedding for choice in self._stream.choices]
+
     async def next(self) -> list[TextDelta]:
         """Wait for more text or an end, and return all there is.
 

@@ -86,6 +86,22 @@ class WholeResponse(Response):
         await response(scope, receive, send)
 
 
+class WorkResponse(Response):
+    """Waits for the work that makes the answer, which is given up if the client hangs up."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Response]]) -> None:
+        super().__init__()
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless the client hangs up."""
+        try:
+            response = await while_connected(receive, self._work())
+        except ClientDisconnect:
+            response = Response(status_code=_STATUS_CLIENT_CLOSED)
+        await response(scope, receive, send)
+
+
 class EventStreamResponse(Response):
     """Sends a completion as server-sent events, and closes it whatever happens."""
 

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 
 from gateway.batches.service import BatchService
 from gateway.completion import CompletionStarter
+from gateway.embeddings.service import EmbeddingService
 from gateway.files.shelf import FileShelf
 from gateway.jobs import JobRunner
 from gateway.pool_monitor import PoolMonitor
@@ -29,6 +30,7 @@ class Gateway:
     monitor: PoolMonitor
     responses: ResponseService
     response_jobs: JobRunner
+    embeddings: EmbeddingService
     files: FileShelf
     batches: BatchService
     batch_jobs: JobRunner

@@ -113,6 +113,7 @@ class ChoiceStream:
         fault: Why it ended, if it ended with an error.
         num_cached_tokens: Of its prompt.
         prompt_logprobs: Of the prompt's tokens by their places, as far as they have been told.
+        embedding: The prompt as a vector, f32 [hidden_size], from its first token on if the request asks for it.
     """
 
     def __init__(self, handle: Handle, now_s: float) -> None:
@@ -121,6 +122,7 @@ class ChoiceStream:
         self.fault: Fault | None = None
         self.num_cached_tokens = 0
         self.prompt_logprobs: dict[int, TokenLogprobs] = {}
+        self.embedding: bytes | None = None
         self._tokens: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._num_tokens = 0

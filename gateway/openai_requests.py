@@ -65,6 +65,12 @@ def _is_token_ids(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
+Prompts = Annotated[
+    list[Any], BeforeValidator(_as_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
+]
+"""One or several of them."""
+
+
 def _false_as_none(logprobs: object) -> object:
     """The other endpoint's way to ask for none."""
     return None if logprobs is False else logprobs
@@ -189,9 +195,7 @@ class ChatCompletionBody(GenerationBody, Conversation):
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`."""
 
-    prompt: Annotated[
-        list[Any], BeforeValidator(_as_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
-    ]
+    prompt: Prompts
     max_tokens: int | None = Field(default=None, ge=0)
     logprobs: Annotated[
         Annotated[int, Field(ge=0)] | None,

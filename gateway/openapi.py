@@ -135,7 +135,7 @@ def _complete(operation: JsonSchema, documentation: Documentation, names: Mappin
     if documentation.answer is not None:
         content["application/json"] = {"schema": names[documentation.answer]}
     if documentation.event is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event-data": names[documentation.event]}
+        content["text/event-stream"] = {"itemSchema": _event(names[documentation.event])}
     if documentation.content is not None:
         kind, description = documentation.content
         content[kind] = {"schema": {"type": "string", "description": description}}
@@ -146,6 +146,12 @@ def _complete(operation: JsonSchema, documentation: Documentation, names: Mappin
     operation["responses"] |= {
         statuses: {"description": description, "content": failure} for statuses, description in _ERRORS.items()
     }
+
+
+def _event(data: JsonSchema) -> JsonSchema:
+    """A server-sent event."""
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": text}, "required": ["data"]}
 
 
 def _body(kind: str, schema: JsonSchema) -> JsonSchema:

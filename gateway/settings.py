@@ -1,6 +1,7 @@
 """What a gateway is told at its start."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -18,6 +19,7 @@ class GatewaySettings:
         max_logprobs: Likeliest tokens told beside each token, at most.
         trust_request_chat_template: Whether a request may bring its own chat template.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
+        pooling: What vector of a prompt an embedding is: the last token's, or the mean of all.
         max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
         max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
         max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
@@ -35,6 +37,7 @@ class GatewaySettings:
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
     max_body_bytes: int = 4 * 1024 * 1024
+    pooling: Literal["last", "mean"] = "last"
     max_file_bytes: int = 100 * 1024 * 1024
     max_response_store_bytes: int = 256 * 1024 * 1024
     max_file_store_bytes: int = 1024 * 1024 * 1024

@@ -218,6 +218,9 @@ class TokenRouter:
             if stream := self._streams.get(span.handle):
                 stream.choices[span.handle - stream.first_handle].accept_prompt(span, now_s)
                 stream.notify(span.handle)
+        for embedding in batch.embeddings:
+            if stream := self._streams.get(embedding.handle):
+                stream.choices[embedding.handle - stream.first_handle].embedding = embedding.vector
         for item in items_of(batch):
             if stream := self._streams.get(item.handle):
                 choice = stream.choices[item.handle - stream.first_handle]

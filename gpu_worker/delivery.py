@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gpu_worker.runner import RowOutput, StepOutput
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, StepId, WorkerId
-from shared.messages import Admitted, Fault, LogprobSpan, StepPlan, StepResult, TokenBatch
+from shared.messages import Admitted, Embedding, Fault, LogprobSpan, StepPlan, StepResult, TokenBatch
 from shared.packing import pack_u8, pack_u16, pack_u32, unpack_u16
 from shared.sampling import FinishCode
 
@@ -42,6 +42,7 @@ class _Draft:
     faults: list[Fault] = field(default_factory=list)
     logprobs: list[LogprobSpan] = field(default_factory=list)
     prompt_logprobs: list[LogprobSpan] = field(default_factory=list)
+    embeddings: list[Embedding] = field(default_factory=list)
 
     def add(self, recipient: _Recipient, row: RowOutput) -> None:
         self.slots.append(row.slot)
@@ -54,6 +55,8 @@ class _Draft:
             self.cached.append(recipient.num_cached_tokens)
         if row.logprobs is not None:
             self.logprobs.append(LogprobSpan(recipient.handle, recipient.next_index, row.logprobs))
+        if row.embedding is not None:
+            self.embeddings.append(Embedding(recipient.handle, row.embedding))
         recipient.next_index += len(row.tokens)
 
     def batch(self, gateway_id: GatewayId, worker_id: WorkerId, step: StepId, previous: StepId) -> TokenBatch:
@@ -72,6 +75,7 @@ class _Draft:
             faults=tuple(self.faults),
             logprobs=tuple(self.logprobs),
             prompt_logprobs=tuple(self.prompt_logprobs),
+            embeddings=tuple(self.embeddings),
         )
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NoReturn
 
+from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.runner import PromptLogprobs, RowOutput, StepOutput
 from shared.errors import PlanError
 from shared.ids import RequestId, Slot
 from shared.messages import Admitted, StepPlan, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
-from shared.sampling import FinishCode, SamplingParams
+from shared.sampling import FinishCode, Pooling, SamplingParams
 
 FIRST_FAKE_TOKEN = 64
 """Smaller ids are left out: tokenizers keep their special tokens there."""
@@ -208,6 +209,8 @@ class FakeRunner:
             _reject(f"{admitted.request_id} has {len(tokens)} tokens, {admitted.num_prompt_tokens} of them prompt")
         if not 0 <= admitted.num_computed_tokens < len(tokens):
             _reject(f"{admitted.request_id} has {len(tokens)} tokens, {admitted.num_computed_tokens} of them computed")
+        if admitted.sampling.pooling is Pooling.MEAN and admitted.num_computed_tokens and not _has_output(admitted):
+            _reject(f"{admitted.request_id} asks for a mean, but {admitted.num_computed_tokens} tokens are passed over")
         row = _Row(
             slot=slot,
             request_id=admitted.request_id,
@@ -218,7 +221,7 @@ class FakeRunner:
             blocks=array("I"),
             sampling=admitted.sampling,
             tells_prompt=admitted.sampling.prompt_logprobs
-            if admitted.choice == 0 and len(tokens) == admitted.num_prompt_tokens
+            if admitted.choice == 0 and not _has_output(admitted)
             else None,
         )
         if row.num_output_tokens >= row.sampling.max_tokens or len(tokens) == self._capabilities.max_model_len:
@@ -295,7 +298,9 @@ class FakeRunner:
         row.finished = finish is not FinishCode.RUNNING
         num_top = row.sampling.logprobs
         logprobs = None if num_top is None else fake_logprobs((token,), num_top, self._vocab_size)
-        return RowOutput(row.slot, (token,), finish, logprobs=logprobs)
+        is_asked = row.sampling.pooling is not Pooling.NONE and index == 0
+        embedding = fake_embedding(row.tokens[: row.num_prompt_tokens], row.sampling.pooling) if is_asked else None
+        return RowOutput(row.slot, (token,), finish, logprobs=logprobs, embedding=embedding)
 
     def _tell_prompt(self, row: _Row, count: int) -> PromptLogprobs | None:
         start = row.num_computed + 1
@@ -303,6 +308,10 @@ class FakeRunner:
         if row.tells_prompt is None or not tokens:
             return None
         return PromptLogprobs(row.slot, start, fake_logprobs(tokens, row.tells_prompt, self._vocab_size))
+
+
+def _has_output(admitted: Admitted) -> bool:
+    return len(unpack_u32(admitted.tokens)) > admitted.num_prompt_tokens
 
 
 def _reject(message: str) -> NoReturn:

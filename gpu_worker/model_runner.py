@@ -15,6 +15,7 @@ from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_proce
 from gpu_worker.logprobs import prompt_logprobs
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.ops_selection import choose_ops
+from gpu_worker.pooling import Pooler
 from gpu_worker.precision import Precision
 from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
@@ -57,6 +58,7 @@ class ModelRunner:
         self._state = state
         self._sampler = sampler
         self._grammars = grammars
+        self._pooler = Pooler()
         self._capabilities = capabilities
         self._device = torch.device(capabilities.device)
 
@@ -165,6 +167,7 @@ class ModelRunner:
         """See `Runner`."""
         work = self._state.apply(plan)
         self._sampler.apply(plan)
+        self._pooler.apply(plan)
         if plan.copies:
             pairs = unpack_u32(plan.copies)
             self._cache.copy_blocks(list(pairs[::2]), list(pairs[1::2]))
@@ -173,6 +176,7 @@ class ModelRunner:
         step = StepInput.build(self._state, work, device=self._device)
         hidden = self._model.hidden_states(step, self._cache)
         told = prompt_logprobs(self._state, work, hidden, self._model.logits)
+        embeddings = self._pooler.pool(self._state, work, hidden)
         logits = self._model.logits(hidden.index_select(0, step.sampled_rows))
         self._state.advance(work)
         sampled = self._sampler.choose(logits, step.sampled_slots)
@@ -182,12 +186,14 @@ class ModelRunner:
                 zip(step.sampled_slots.tolist(), sampled.tokens, sampled.is_valid, strict=True)
             )
         ]
+        rows = [row._replace(embedding=embeddings.get(row.slot)) for row in rows] if embeddings else rows
         return StepOutput(rows, len(step.token_ids), told)
 
     def reset(self) -> None:
         """See `Runner`."""
         self._state.clear()
         self._sampler.clear()
+        self._pooler.clear()
 
     @torch.inference_mode()
     def log_likelihoods(self, tokens: Sequence[int]) -> Tensor:

@@ -19,6 +19,7 @@ class RowOutput(NamedTuple):
         tokens: At least one, unless `finish` is ERROR.
         message: Why, if `finish` is ERROR.
         logprobs: Of the tokens, if the request asks for them.
+        embedding: Of the prompt, f32 [hidden_size], with the first token, if the request asks for it.
     """
 
     slot: Slot
@@ -26,6 +27,7 @@ class RowOutput(NamedTuple):
     finish: FinishCode
     message: str = ""
     logprobs: Logprobs | None = None
+    embedding: bytes | None = None
 
 
 class PromptLogprobs(NamedTuple):

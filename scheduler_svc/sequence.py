@@ -7,6 +7,7 @@ from scheduler_svc.prefix_cache import BlockHash, chain_hash, root_hash
 from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, WorkerId
 from shared.messages import Submit
 from shared.packing import pack_u32, unpack_u32
+from shared.sampling import Pooling
 
 
 class Phase(Enum):
@@ -104,8 +105,9 @@ class Sequence:
 
     @property
     def must_compute_prompt(self) -> bool:
-        """Whether a cached prefix is of no use, since the prompt's log-probabilities are still to be told."""
-        return self.sampling.prompt_logprobs is not None and self.choice == 0 and not self.num_output_tokens
+        """Whether a cached prefix is of no use, since something of each prompt token is still to be told."""
+        is_asked = self.sampling.prompt_logprobs is not None or self.sampling.pooling is Pooling.MEAN
+        return is_asked and self.choice == 0 and not self.num_output_tokens
 
     def bound_output(self, max_model_len: int) -> None:
         """Let the output end where the worker's context does."""

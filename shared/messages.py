@@ -192,6 +192,18 @@ class LogprobSpan(msgspec.Struct, frozen=True, array_like=True):
     logprobs: Logprobs
 
 
+class Embedding(msgspec.Struct, frozen=True, array_like=True):
+    """A prompt as a vector.
+
+    Attributes:
+        handle: Of the request, which has one choice.
+        vector: f32 [hidden_size], not normalised.
+    """
+
+    handle: Handle
+    vector: bytes
+
+
 class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
     """One gateway's part of one step: parallel arrays with one item per sequence that got tokens.
 
@@ -210,6 +222,7 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
         logprobs: Of the tokens of those items whose requests ask for them.
         prompt_logprobs: Of prompts, as far as this step has computed them. A prompt that is computed again is told
             again, with the same numbers; all of it is told by the step of its first output token.
+        embeddings: Of prompts that this step has completed, for requests that ask for them.
     """
 
     gateway_id: GatewayId
@@ -226,6 +239,7 @@ class TokenBatch(msgspec.Struct, frozen=True, array_like=True):
     faults: tuple[Fault, ...] = ()
     logprobs: tuple[LogprobSpan, ...] = ()
     prompt_logprobs: tuple[LogprobSpan, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True):

@@ -19,6 +19,16 @@ class FinishCode(IntEnum):
     """The grammar allows nothing after the last token."""
 
 
+class Pooling(IntEnum):
+    """What vector a prompt becomes, of the model's last hidden states."""
+
+    NONE = 0
+    LAST = 1
+    """That of the last token."""
+    MEAN = 2
+    """The mean of all tokens'."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The parameters of one request that the worker and the scheduler need.
 
@@ -46,6 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
         grammar: What the output must be, in a form that `shared.grammar` compiles; empty for anything. Stop tokens are
             no part of it, and are chosen only where it may end.
+        pooling: What vector of the prompt is told with the first output token, if any.
     """
 
     temperature: float = 1.0
@@ -66,6 +77,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: str = ""
+    pooling: Pooling = Pooling.NONE
 
     @property
     def is_greedy(self) -> bool:

@@ -5,11 +5,12 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpu_worker.fake_embedding import fake_embedding
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
 from shared.memory_bus import MemoryBus
-from shared.messages import Cancel, Fault, PoolStatus, StepResult, Submit, TokenBatch
-from shared.packing import pack_u32
-from shared.sampling import FinishCode
+from shared.messages import Cancel, Embedding, Fault, PoolStatus, StepResult, Submit, TokenBatch
+from shared.packing import pack_u32, unpack_u32
+from shared.sampling import FinishCode, Pooling
 
 Answer = Callable[[Submit, int, int], "int | Fault | None"]
 """(request, choice, position) -> a token, the end by an error, or None to wait."""
@@ -116,4 +117,9 @@ class ScriptedPool:
             tokens=pack_u32(token for _, token in items),
             cached=pack_u32(self.num_cached_tokens for position in positions if position == 0),
             faults=faults,
+            embeddings=tuple(
+                Embedding(row.submit.handle, fake_embedding(unpack_u32(row.submit.prompt), row.submit.sampling.pooling))
+                for row, _ in items
+                if row.submit.sampling.pooling is not Pooling.NONE
+            ),
         )

@@ -4,12 +4,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from gpu_worker.delivery import DeliveryBook
+from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from scheduler_svc.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, StepPlan, StepResult, Submit, WorkerCapabilities
 from shared.packing import pack_u32, unpack_u32
-from shared.sampling import FinishCode, SamplingParams
+from shared.sampling import FinishCode, Pooling, SamplingParams
 
 VOCAB_SIZE = 32_000
 GATEWAY = GatewayId("g1")
@@ -52,6 +53,7 @@ class SimulatedPool:
         self.cached: dict[tuple[RequestId, int], int] = {}
         self.finishes: dict[tuple[RequestId, int], FinishCode] = {}
         self.faults: dict[int, str] = {}
+        self.embeddings: dict[tuple[RequestId, int], bytes] = {}
         self.finished: list[str] = []
         self.num_computed = 0
         self._choices: dict[int, tuple[RequestId, int]] = {}
@@ -66,12 +68,20 @@ class SimulatedPool:
         return worker_id
 
     def submit(
-        self, prompt: list[int], *, n: int = 1, max_tokens: int = 8, stops: bool = False, salt="", priority: int = 0
+        self,
+        prompt: list[int],
+        *,
+        n: int = 1,
+        max_tokens: int = 8,
+        stops: bool = False,
+        salt="",
+        priority: int = 0,
+        pooling: Pooling = Pooling.NONE,
     ) -> RequestId:
         request_id = RequestId(f"r{len(self.submitted)}")
         handle = Handle(sum(submit.sampling.n for submit in self.submitted.values()))
         self._choices |= {handle + choice: (request_id, choice) for choice in range(n)}
-        sampling = SamplingParams(max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else ())
+        sampling = SamplingParams(max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else (), pooling=pooling)
         submit = Submit(
             request_id=request_id, gateway_id=GATEWAY, handle=handle, prompt=pack_u32(prompt), sampling=sampling,
             arrived_ms=len(self.submitted), cache_salt=salt, priority=priority,
@@ -156,6 +166,10 @@ class SimulatedPool:
             else:
                 assert told == self.expected(*key), key
                 assert key in self.finishes
+                submit = self.submitted[key[0]]
+                pooling, prompt = submit.sampling.pooling, unpack_u32(submit.prompt)
+                expected = fake_embedding(prompt, pooling) if pooling is not Pooling.NONE else None
+                assert self.embeddings.get(key) == expected
         assert self.core.num_requests == 0
         assert len(self.core.waiting) == 0
         for worker in self.core.workers.values():
@@ -177,6 +191,10 @@ class SimulatedPool:
                     self.cached[key] = next(cached)
                 if finish != FinishCode.RUNNING:
                     self.finishes[key] = FinishCode(finish)
+            for embedding in batch.embeddings:
+                key = self._choices[embedding.handle]
+                assert key not in self.embeddings
+                self.embeddings[key] = embedding.vector
 
     def _collect(self) -> None:
         outcomes = self.core.take_outcomes()

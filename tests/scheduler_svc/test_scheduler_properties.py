@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from shared.sampling import Pooling
 from tests.scheduler_svc.simulated_pool import SimulatedPool
 
 PREFIXES = [[], list(range(100, 108)), list(range(100, 113)), list(range(200, 204))]
@@ -40,6 +41,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def submit(self, prefix, rest, n, max_tokens, stops, priority):
         self.pool.submit([*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops, priority=priority)
+
+    @rule(
+        prefix=st.sampled_from(PREFIXES),
+        rest=st.lists(st.integers(0, 3), min_size=1, max_size=8),
+        pooling=st.sampled_from([Pooling.LAST, Pooling.MEAN]),
+        priority=st.sampled_from([0, 5]),
+    )
+    def submit_for_a_vector(self, prefix, rest, pooling, priority):
+        self.pool.submit([*prefix, *rest], max_tokens=1, pooling=pooling, priority=priority)
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def plan(self, data, count):

@@ -18,6 +18,7 @@ from shared.messages import (
     VERSION,
     Admitted,
     Cancel,
+    Embedding,
     Fault,
     Logprobs,
     LogprobSpan,
@@ -36,13 +37,13 @@ from shared.messages import (
     encode,
 )
 from shared.packing import pack_f32, pack_u8, pack_u16, pack_u32
-from shared.sampling import FinishCode, SamplingParams
+from shared.sampling import FinishCode, Pooling, SamplingParams
 
 GOLDEN = Path(__file__).parent / "golden"
 
 SAMPLING = SamplingParams(
     temperature=0.5, top_p=0.9, seed=2**63, max_tokens=64, stop_token_ids=(2, 7), n=2, logit_bias=((5, -1.5),),
-    allowed_token_ids=(5, 6), bad_words=((5, 6), (7,)), logprobs=2, prompt_logprobs=0,
+    allowed_token_ids=(5, 6), bad_words=((5, 6), (7,)), logprobs=2, prompt_logprobs=0, pooling=Pooling.MEAN,
 )  # fmt: skip
 CAPABILITIES = WorkerCapabilities(
     model="demo", block_size=16, num_blocks=512, max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=512,
@@ -81,6 +82,7 @@ BATCH = TokenBatch(
             logprobs=Logprobs(num_top=0, chosen=pack_f32([-1.5]), ranks=pack_u32([2]), top_ids=b"", top=b""),
         ),
     ),
+    embeddings=(Embedding(handle=Handle(8), vector=pack_f32([0.5, -2.0])),),
 )
 MESSAGES: dict[str, Message] = {
     "submit": Submit(

@@ -25,7 +25,12 @@ NUM_EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "8"))
 """Per operation and per kind: valid bodies, and broken ones."""
 
 SHORT = ("--runner", "fake", "--max-model-len", "64")
-CHECKS = (schemathesis.checks.not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)  # fmt: skip
+CHECKS = (
+    schemathesis.checks.not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,8 @@ def test_whatever_is_asked_is_answered_as_described(services: Services, mode: Ge
             def check(case: Case) -> None:
                 nonlocal num_requests
                 names.put_into(case)
-                case.call_and_validate(checks=CHECKS, timeout=30)
+                is_health = case.operation.path == "/health"  # which tells of a busy machine, too
+                case.call_and_validate(checks=CHECKS[is_health:], timeout=30)
                 num_requests += 1
 
             with contextlib.suppress(Unsatisfiable):  # nothing of it can be broken

@@ -1,0 +1,24 @@
+"""The route /v1/embeddings."""
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.connection import WorkResponse, read_body
+from gateway.context import check_model, gateway_of, json_response
+from gateway.embeddings.body import EmbeddingBody, EmbeddingList
+from gateway.openapi import documented
+
+router = APIRouter()
+
+
+@router.post("/embeddings")
+@documented(body=EmbeddingBody, answer=EmbeddingList)
+async def create_embeddings(request: Request) -> Response:
+    """Turn texts into vectors."""
+    gateway = gateway_of(request)
+    body = EmbeddingBody.parse(await read_body(request, gateway.settings.max_body_bytes))
+    check_model(gateway, body.model)
+
+    async def work() -> Response:
+        return json_response(await gateway.embeddings.embed(body, f"embd-{request.state.request_key}"))
+
+    return WorkResponse(work)
