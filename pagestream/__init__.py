@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pagestream.offline.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from pagestream.offline.llm import LLM
     from pagestream.offline.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from pagestream.offline.pooling import EmbeddingOutput, EmbeddingRequestOutput, PoolingParams, PoolingRequestOutput
     from pagestream.offline.sampling_params import SamplingParams, StructuredOutputsParams
 
 __all__ = [
@@ -16,7 +17,11 @@ __all__ = [
     "BeamSearchParams",
     "BeamSearchSequence",
     "CompletionOutput",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "Logprob",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
@@ -29,7 +34,11 @@ _MODULES: Final = {
     "BeamSearchParams": "beam_search",
     "BeamSearchSequence": "beam_search",
     "CompletionOutput": "outputs",
+    "EmbeddingOutput": "pooling",
+    "EmbeddingRequestOutput": "pooling",
     "Logprob": "outputs",
+    "PoolingParams": "pooling",
+    "PoolingRequestOutput": "pooling",
     "RequestMetrics": "outputs",
     "RequestOutput": "outputs",
     "SamplingParams": "sampling_params",

@@ -28,6 +28,7 @@ class ChoiceOutput(NamedTuple):
         fault: Why, if `finish` is ERROR.
         logprobs: Of each token, if the request asks for them.
         prompt_logprobs: Of some tokens of the prompt, by their places; there are no output tokens beside them.
+        embedding: The prompt as a vector, f32 [hidden_size], with the first token if the request asks for it.
     """
 
     request_id: RequestId
@@ -38,6 +39,7 @@ class ChoiceOutput(NamedTuple):
     fault: str = ""
     logprobs: Sequence[TokenLogprobs] = ()
     prompt_logprobs: Mapping[int, TokenLogprobs] = {}
+    embedding: bytes | None = None
 
 
 class EngineStep(NamedTuple):
@@ -167,11 +169,19 @@ class LocalEngine:
                 if choice := self._choices.get(span.handle):
                     told = dict(enumerate(unpack_logprobs(span.logprobs), span.start))
                     outputs.append(ChoiceOutput(*choice, (), FinishCode.RUNNING, prompt_logprobs=told))
+            vectors = {embedding.handle: embedding.vector for embedding in batch.embeddings}
             for item in items_of(batch):
                 if choice := self._choices.get(item.handle):
-                    cached = item.num_cached_tokens if item.position == 0 else None
-                    tokens = tuple(item.tokens)
-                    outputs.append(ChoiceOutput(*choice, tokens, item.finish, cached, logprobs=item.logprobs))
+                    outputs.append(
+                        ChoiceOutput(
+                            *choice,
+                            tuple(item.tokens),
+                            item.finish,
+                            item.num_cached_tokens if item.position == 0 else None,
+                            logprobs=item.logprobs,
+                            embedding=vectors.get(item.handle),
+                        )
+                    )
                 if item.finish is not FinishCode.RUNNING:
                     self._choices.pop(item.handle, None)
             outputs += [self._failed(fault) for fault in batch.faults if fault.handle in self._choices]

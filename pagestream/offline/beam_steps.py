@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from gateway.tokenizer import Tokenizer
 from pagestream.offline.beam_search import BeamSearch, BeamSearchOutput, BeamSearchParams
-from pagestream.offline.outputs import Logprob, RequestOutput
+from pagestream.offline.generation import Generation
+from pagestream.offline.outputs import Logprob
 from pagestream.offline.progress_bar import BarMaker, ProgressBar
 from pagestream.offline.prompts import Prompt
 from pagestream.offline.request_loop import RequestLoop
@@ -34,15 +35,12 @@ def search_beams(
     with ProgressBar(params.max_tokens, use_tqdm) as bar:
         for step in range(params.max_tokens):
             going = [search for search in searches if step == 0 or _may_go_on(search, max_model_len)]
-            outputs = iter(
-                loop.run(
-                    [
-                        Request(Prompt(None, beam.tokens, search.cache_salt), one_token)
-                        for search in going
-                        for beam in search.beams
-                    ]
-                )
-            )
+            requests = [
+                Request(Prompt(None, beam.tokens, search.cache_salt), one_token)
+                for search in going
+                for beam in search.beams
+            ]
+            outputs = iter(loop.run(requests))
             for search in going:
                 search.extend([_likeliest(next(outputs)) for _ in search.beams])
             bar.advance(0, sum(len(search.beams) for search in going))
@@ -56,13 +54,13 @@ def _may_go_on(search: BeamSearch, max_model_len: int) -> bool:
     return bool(search.beams) and len(search.beams[0].tokens) < max_model_len
 
 
-def _likeliest(output: RequestOutput) -> dict[int, Logprob]:
+def _likeliest(generation: Generation) -> dict[int, Logprob]:
     """What may follow a beam.
 
     Raises:
         RequestError: the model could not say.
     """
-    (completion,) = output.outputs
+    (completion,) = generation.output().outputs
     if completion.logprobs is None:
         raise RequestError(completion.error or "no log-probabilities were computed")
     return completion.logprobs[0]

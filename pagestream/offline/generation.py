@@ -23,10 +23,15 @@ class _Choice:
 
 
 class Generation:
-    """The n outputs of one prompt while they grow."""
+    """The n outputs of one prompt while they grow.
+
+    Attributes:
+        embedding: The prompt as a vector, f32 [hidden_size], if it was asked for.
+    """
 
     def __init__(
         self,
+        request_id: str,
         prompt: Prompt,
         params: SamplingParams,
         vocabulary: Vocabulary,
@@ -37,17 +42,20 @@ class Generation:
         """Start with no token.
 
         Args:
+            request_id: New.
             prompt: What is continued.
             params: How.
             vocabulary: The model's.
             is_whole_text: Whether outputs are texts of their own, as a chat's answers are.
             metrics: To be filled in.
         """
+        self.request_id = request_id
         self.prompt = prompt
+        self.num_cached_tokens = 0
+        self.embedding: bytes | None = None
         self.metrics = metrics
         self._params = params
         self._vocabulary = vocabulary
-        self._num_cached_tokens = 0
         self._prompt_logprobs: dict[int, TokenLogprobs] = {}
         rules = TextRules(
             stops=params.stops,
@@ -85,8 +93,9 @@ class Generation:
             choice.output.error = got.fault
             return False
         self._prompt_logprobs.update(got.prompt_logprobs)
+        self.embedding = self.embedding or got.embedding
         if got.num_cached_tokens is not None and got.choice == 0:
-            self._num_cached_tokens = got.num_cached_tokens
+            self.num_cached_tokens = got.num_cached_tokens
         if got.token_ids and self.metrics.first_token_time is None:
             self.metrics.first_token_time = now_s
         delta = choice.reader.push(got.token_ids, got.finish, got.logprobs)
@@ -101,16 +110,21 @@ class Generation:
             self._finish(choice, delta.finish_reason, now_s)
         return delta.stopped_here
 
-    def output(self, request_id: str) -> RequestOutput:
+    @property
+    def error(self) -> str | None:
+        """What went wrong with one of the choices, if something did."""
+        return next((choice.output.error for choice in self._choices if choice.output.error), None)
+
+    def output(self) -> RequestOutput:
         """Everything, once it is finished."""
         return RequestOutput(
-            request_id=request_id,
+            request_id=self.request_id,
             prompt=self.prompt.text,
             prompt_token_ids=self.prompt.token_ids,
             outputs=[choice.output for choice in self._choices],
             metrics=self.metrics,
             prompt_logprobs=self._told_of_prompt(),
-            num_cached_tokens=self._num_cached_tokens,
+            num_cached_tokens=self.num_cached_tokens,
         )
 
     def _finish(self, choice: _Choice, reason: str, now_s: float) -> None:

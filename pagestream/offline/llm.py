@@ -3,13 +3,10 @@
 import inspect
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.prompt_tokens import PromptTokenizer
 from gateway.tokenizer_loading import build_tokenizer, find_tokenizer
-from gateway.transformers_tokenizer import transformers_tokenizer
 from gpu_worker.runner_building import build_runner
 from gpu_worker.settings import WorkerSettings
 from pagestream.engine import LocalEngine
@@ -19,6 +16,13 @@ from pagestream.offline.conversations import Message, as_conversations, read_con
 from pagestream.offline.engine_arguments import check_others
 from pagestream.offline.generation_config import recommended_parameters
 from pagestream.offline.outputs import RequestOutput
+from pagestream.offline.pooling import (
+    EmbeddingRequestOutput,
+    PoolingParams,
+    PoolingRequestOutput,
+    as_tensors,
+    embed,
+)
 from pagestream.offline.progress_bar import BarMaker
 from pagestream.offline.prompts import Prompt, PromptInput, as_list, read_prompt
 from pagestream.offline.request_loop import RequestLoop
@@ -27,6 +31,9 @@ from pagestream.offline.wire_requests import Request, WireRequests
 from shared.checkpoint import resolve
 from shared.errors import InvalidArgumentError
 from shared.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _DEFAULTS: Final = WorkerSettings(pool="local", model="")
 
@@ -209,8 +216,45 @@ class LLM:
                 use_tqdm=use_tqdm,
             )
 
-    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+    def embed(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        pooling_params: PoolingParams | None = None,
+        *,
+        use_tqdm: bool | BarMaker = True,
+    ) -> list[EmbeddingRequestOutput]:
+        """Turn prompts into vectors of numbers, as `/v1/embeddings` does.
+
+        Args:
+            prompts: As `generate` takes them.
+            pooling_params: How; None for the last token's state, of length 1.
+            use_tqdm: Whether to show a progress bar, or what makes one.
+
+        Returns:
+            One vector for each prompt, in the same order.
+
+        Raises:
+            InvalidRequestError: a prompt or a parameter is wrong; nothing has been run.
+        """
+        read = [read_prompt(prompt, self._prompts) for prompt in as_list(prompts)]
+        with self._turn:
+            return embed(self._loop, read, pooling_params or PoolingParams(), use_tqdm=use_tqdm)
+
+    def encode(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        pooling_params: PoolingParams | None = None,
+        *,
+        use_tqdm: bool | BarMaker = True,
+    ) -> list[PoolingRequestOutput]:
+        """Turn prompts into tensors; otherwise as `embed`."""
+        return as_tensors(self.embed(prompts, pooling_params, use_tqdm=use_tqdm))
+
+    def get_tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's tokenizer, as a class of transformers'."""
+        # It brings torch, which must not be there before the worker has set it up.
+        from gateway.transformers_tokenizer import transformers_tokenizer
+
         return transformers_tokenizer(self._tokenizer_files)
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -240,4 +284,5 @@ class LLM:
                 raise InvalidArgumentError(f"{name} has {len(values)} items for {len(prompts)} prompts", param=name)
         requests = list(map(Request, prompts, params, priorities))
         with self._turn:
-            return self._loop.run(requests, is_whole_text=is_whole_text, use_tqdm=use_tqdm)
+            generations = self._loop.run(requests, is_whole_text=is_whole_text, use_tqdm=use_tqdm)
+        return [generation.output() for generation in generations]

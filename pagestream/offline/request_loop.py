@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gateway.vocabulary import Vocabulary
 from pagestream.engine import LocalEngine
 from pagestream.offline.generation import Generation
-from pagestream.offline.outputs import RequestMetrics, RequestOutput
+from pagestream.offline.outputs import RequestMetrics
 from pagestream.offline.progress_bar import BarMaker, ProgressBar
 from pagestream.offline.wire_requests import Request, WireRequests
 from shared.ids import RequestId
@@ -28,7 +28,7 @@ class RequestLoop:
 
     def run(
         self, requests: Sequence[Request], *, is_whole_text: bool = False, use_tqdm: bool | BarMaker = False
-    ) -> list[RequestOutput]:
+    ) -> list[Generation]:
         """Run these and nothing else. Whatever interrupts it, nothing is left of them.
 
         Args:
@@ -37,7 +37,7 @@ class RequestLoop:
             use_tqdm: Whether to show a progress bar, or what makes one.
 
         Returns:
-            One output for each, in the same order.
+            One for each, finished, in the same order.
 
         Raises:
             InvalidRequestError: one of them cannot be served; none has been run.
@@ -53,14 +53,14 @@ class RequestLoop:
                     prompt.token_ids, params, priority=request.priority, cache_salt=prompt.cache_salt
                 )
                 running[request_id] = Generation(
-                    prompt, request.params, self._vocabulary, is_whole_text=is_whole_text, metrics=metrics
+                    request_id, prompt, request.params, self._vocabulary, is_whole_text=is_whole_text, metrics=metrics
                 )
             with ProgressBar(len(requests), use_tqdm) as bar:
                 self._run(running, bar, arrived_s)
         except BaseException:
             self._engine.reset()
             raise
-        return [generation.output(request_id) for request_id, generation in running.items()]
+        return list(running.values())
 
     def reset_prefix_cache(self) -> None:
         """Forget what earlier requests have computed."""

@@ -12,6 +12,7 @@ from pagestream.offline.prompts import Prompt
 from pagestream.offline.sampling_params import SamplingParams, StructuredOutputsParams
 from shared.errors import GrammarError, InvalidArgumentError
 from shared.grammar import GrammarCompiler
+from shared.sampling import Pooling
 from shared.sampling import SamplingParams as WireSamplingParams
 
 
@@ -20,11 +21,13 @@ class Request(NamedTuple):
 
     Attributes:
         priority: Lower runs first.
+        pooling: What vector of the prompt is wanted.
     """
 
     prompt: Prompt
     params: SamplingParams
     priority: int = 0
+    pooling: Pooling = Pooling.NONE
 
 
 class WireRequests:
@@ -89,6 +92,7 @@ class WireRequests:
             bad_words=self._prompts.bad_words(params.bad_words or ()),
             logprobs=self._num_told(params.logprobs),
             prompt_logprobs=self._num_told(params.prompt_logprobs),
+            pooling=request.pooling,
             grammar="" if structure is None else self._grammar(structure),
         )
 

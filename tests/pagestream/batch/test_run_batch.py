@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagestream import LLM, SamplingParams
+from pagestream import LLM, PoolingParams, SamplingParams
 from pagestream.cli import main
 
 pytestmark = pytest.mark.model
@@ -41,6 +41,7 @@ def test_each_line_is_answered_as_a_server_would(tmp_path: Path, capsys: pytest.
             line("chat", "chat/completions", {**GREEDY, "messages": CHAT}),
             line("texts", "completions", {**GREEDY, "prompt": prompts, "return_token_ids": True}),
             "",
+            line("vector", "embeddings", {"model": "demo", "input": "x", "dimensions": 8}),
             line("odd", "completions", {**GREEDY, "prompt": "x", "temperature": -1}),
             line("other model", "completions", {**GREEDY, "model": "gpt", "prompt": "x"}),
             line("stream", "completions", {**GREEDY, "prompt": "x", "stream": True}),
@@ -51,21 +52,14 @@ def test_each_line_is_answered_as_a_server_would(tmp_path: Path, capsys: pytest.
         *("--model", "demo", "--max-model-len", "512", "--kv-cache-memory-bytes", "100M"),
     )
     assert status == 0
-    assert "2 answered, 6 failed" in capsys.readouterr().err.replace("\n", " ")
+    assert "3 answered, 6 failed" in capsys.readouterr().err.replace("\n", " ")
     codes = {name: result["response"] and result["response"]["status_code"] for name, result in results.items()}
-    assert codes == {
-        "texts": 200,
-        "odd": 400,
-        "other model": 404,
-        "stream": 400,
-        None: None,
-        "elsewhere": None,
-        "chat": 200,
-    }
+    assert codes.pop(None) is codes.pop("elsewhere") is None
+    assert codes == {"chat": 200, "texts": 200, "vector": 200, "odd": 400, "other model": 404, "stream": 400}
     assert results["odd"]["response"]["body"]["error"]["param"] == "temperature"
     assert results[None]["error"] == {
         "code": "invalid_json_line",
-        "message": "line 6: This line is not parseable as valid JSON.",
+        "message": "line 7: This line is not parseable as valid JSON.",
     }
     assert results["elsewhere"]["error"]["code"] == "invalid_url"
 
@@ -74,6 +68,8 @@ def test_each_line_is_answered_as_a_server_would(tmp_path: Path, capsys: pytest.
     texts = [choice["text"] for choice in results["texts"]["response"]["body"]["choices"]]
     assert texts == [output.outputs[0].text for output in llm.generate(prompts, sampling, use_tqdm=False)]
     answer = results["chat"]["response"]["body"]["choices"][0]["message"]["content"]
+    vector = results["vector"]["response"]["body"]["data"][0]["embedding"]
+    assert vector == llm.embed("x", PoolingParams(dimensions=8), use_tqdm=False)[0].outputs.embedding
     assert answer == llm.chat(CHAT, sampling, use_tqdm=False)[0].outputs[0].text
 
 

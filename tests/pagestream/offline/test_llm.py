@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize as normalized
 from transformers import LlamaForCausalLM
 
 from loadtest.transformers_peer import generate
-from pagestream import LLM, BeamSearchParams, SamplingParams, StructuredOutputsParams
+from pagestream import LLM, BeamSearchParams, PoolingParams, SamplingParams, StructuredOutputsParams
 from pagestream.offline.generation_config import recommended_parameters
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigurationError, InvalidRequestError
@@ -121,6 +122,26 @@ def test_the_models_makers_may_recommend_parameters(tmp_path: Path) -> None:
     config.write_text("[1]")
     with pytest.raises(CheckpointError, match="holds a list; expected an object"):
         recommended_parameters(checkpoint)
+
+
+@pytest.mark.model
+def test_embeddings_are_pooled_last_states_of_transformers(llm: LLM, demo_oracle: LlamaForCausalLM) -> None:
+    texts = ["The sea is blue.", "A cat."]
+    ids = [llm.get_tokenizer()(text).input_ids for text in texts]
+    with torch.inference_mode():
+        states = [demo_oracle.model(torch.tensor([tokens])).last_hidden_state[0] for tokens in ids]
+    theirs = {"last": [state[-1] for state in states], "mean": [state.mean(0) for state in states]}
+    for pooling, vectors in theirs.items():
+        raw = llm.encode(texts, PoolingParams(pooling=pooling, normalize=False), use_tqdm=False)  # type: ignore[arg-type]
+        short = llm.embed(ids, PoolingParams(pooling=pooling, dimensions=64), use_tqdm=False)  # type: ignore[arg-type]
+        for vector, ours, unit in zip(vectors, raw, short, strict=True):
+            assert torch.allclose(ours.outputs.data, vector, atol=1e-3)
+            assert unit.outputs.hidden_size == 64
+            assert torch.allclose(torch.tensor(unit.outputs.embedding), normalized(vector[:64], dim=0), atol=1e-3)
+    with pytest.raises(InvalidRequestError, match="'dimensions' is 9999, more than the 576 of this model"):
+        llm.embed("x", PoolingParams(dimensions=9999), use_tqdm=False)
+    with pytest.raises(ValueError, match="pooling is 'max', but must be 'last' or 'mean'"):
+        PoolingParams(pooling="max")  # type: ignore[arg-type]
 
 
 @pytest.mark.model

@@ -34,9 +34,10 @@ class Loop:
 
     def run(self, prompts: Any, use_tqdm: Any = False, **params: Any) -> list[RequestOutput]:
         read = [read_prompt(prompt, TOKENIZER) for prompt in as_list(prompts)]
-        outputs = self.loop.run([Request(prompt, SamplingParams(**params)) for prompt in read], use_tqdm=use_tqdm)
+        requests = [Request(prompt, SamplingParams(**params)) for prompt in read]
+        generations = self.loop.run(requests, use_tqdm=use_tqdm)
         self.assert_idle()
-        return outputs
+        return [generation.output() for generation in generations]
 
     def assert_idle(self) -> None:
         assert not self.engine.has_unfinished_requests
@@ -181,7 +182,7 @@ def test_a_runner_that_fails_fails_the_call_and_not_the_next() -> None:
     with pytest.raises(RuntimeError, match="out of order"):
         loop.run([request])
     runner.is_failing = False
-    assert len(loop.run([request])[0].outputs[0].token_ids) == 2
+    assert len(loop.run([request])[0].output().outputs[0].token_ids) == 2
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def test_every_parameter_reaches_the_worker() -> None:
         )
     )  # fmt: skip
     defaults = WireSamplingParams()
-    assert not [name for name in WireSamplingParams.__struct_fields__ if getattr(sent, name) == getattr(defaults, name)]
+    unsent = {name for name in WireSamplingParams.__struct_fields__ if getattr(sent, name) == getattr(defaults, name)}
+    assert unsent == {"pooling"}
     assert sent.stop_token_ids == (9, EOS)
     assert sent.bad_words == (tuple(b"no"), tuple(b" no"))
     assert sent.logit_bias == ((10, 5.0),)
