@@ -64,7 +64,7 @@ def run(
         while waiting and engine.scheduler.num_requests < at_once:
             index, prompt = waiting.pop(0)
             index_of[engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS))] = index
-        for output in engine.step():
+        for output in engine.step().outputs:
             assert not output.fault
             answers[index_of[output.request_id]] += output.token_ids
     return answers, recorder.logits, engine

@@ -56,7 +56,7 @@ def answers_of(
         while waiting and engine.scheduler.num_requests < at_once:
             index, ids = waiting.pop(0)
             index_of[engine.submit(ids, sampling)] = index
-        for output in engine.step():
+        for output in engine.step().outputs:
             assert not output.fault
             answers[index_of[output.request_id]] += output.token_ids
     engine.scheduler.check()
