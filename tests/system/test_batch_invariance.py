@@ -15,6 +15,7 @@ from gpu_worker.sampler import Sampled, Sampler
 from kernels.native_build import NativeBuildError, Toolchain
 from pagestream.engine import LocalEngine
 from shared.checkpoint import Checkpoint
+from shared.messages import StepPlan
 from shared.sampling import SamplingParams
 
 NUM_TOKENS = 20
@@ -35,6 +36,15 @@ class RecordingSampler:
         self._state = state
         self._sampler = sampler
         self.logits: dict[tuple[int, ...], Tensor] = {}
+
+    def apply(self, plan: StepPlan) -> None:
+        self._sampler.apply(plan)
+
+    def commit(self, slot: int, token: int) -> None:
+        self._sampler.commit(slot, token)
+
+    def clear(self) -> None:
+        self._sampler.clear()
 
     def choose(self, logits: Tensor, slots: NDArray[np.int64]) -> Sampled:
         for row, slot in zip(logits, slots.tolist(), strict=True):
