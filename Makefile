@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler compose-test lint type format lock clean \
+.PHONY: help serve test test-fast test-scheduler test-openapi test-clients compose-test lint type format lock clean \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step
 
 help: ## list the targets
@@ -57,6 +57,12 @@ bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by par
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
+
+test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
+	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py
+
+test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
+	@$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

@@ -18,12 +18,6 @@ class Person(BaseModel):
 
 for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
     client = instructor.from_openai(openai.OpenAI(max_retries=0), mode=mode)
-    person = client.chat.completions.create(
-        model=os.environ["MODEL"],
-        messages=MESSAGES,
-        response_model=Person,
-        max_tokens=100,
-        temperature=0,
-        max_retries=0,
-    )
+    settings = {"model": os.environ["MODEL"], "max_tokens": 100, "temperature": 0, "max_retries": 0}
+    person = client.chat.completions.create(messages=MESSAGES, response_model=Person, **settings)
     assert isinstance(person, Person), mode
