@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler test-exact compose-test lint type format lock clean \
+.PHONY: help serve test test-fast test-scheduler test-exact test-openapi test-clients compose-test lint type format lock clean \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step
 
 help: ## list the targets
@@ -60,6 +60,12 @@ test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavin
 
 test-exact: $(ENVIRONMENT) ## tokens against transformers' in every way of cutting the work
 	TOKEN_EXACT_WAYS=all $(BIN)/pytest tests/system/test_token_exact.py
+
+test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
+	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py
+
+test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
+	@$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.body_parsing import read_fields, validated
 from gateway.files.shelf import MAX_TTL_S, MIN_TTL_S
-from gateway.responses.body import Metadata
-from gateway.responses.items import new_id
+from gateway.stored_objects import Metadata, new_id
 
 COMPLETION_WINDOW_S: Final = 24 * 3600
 
@@ -132,7 +131,7 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
         now_s = int(time.time())
         expiry = body.output_expires_after
         return cls(
-            id=new_id("batch"),
+            id=new_id("batch_"),
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
             status="validating",

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.responses.items import new_id
+from gateway.stored_objects import new_id
 from shared.archive import Archive
 from shared.errors import NotFoundError, RequestTooLargeError
 
@@ -74,7 +74,7 @@ class FileShelf:
         """
         created_at = int(time.time())
         file = FileObject(
-            id=new_id("file").replace("_", "-"),
+            id=new_id("file-"),
             bytes=0,
             created_at=created_at,
             expires_at=created_at + ttl_s,

@@ -67,7 +67,7 @@ class BackgroundResponses:
         await writer.write(writer.events.start(), is_changed=True)
         while True:
             for delta in await completion.next():
-                frames = writer.events.delta(delta.text, self._service.logprobs(delta.scored))
+                frames = writer.events.push(self._service.piece(delta))
                 if delta.finish_reason is not None:
                     await writer.end(
                         [*frames, *writer.events.end(delta.finish_reason, completion.usage, now_s=int(time.time()))]

@@ -1,14 +1,19 @@
 """The body of `POST /v1/responses`: OpenAI's fields, each honoured, without effect here, or refused by its name."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.body_parsing import read_fields, refuse_unsupported, validated
 from gateway.openai_requests import ChatCompletionBody
 from gateway.responses.items import Input
+from gateway.responses.tools import ToolChoice, Tools, choice_for_chat
 from gateway.sampling_fields import SamplingFields
+from gateway.stored_objects import Metadata
+from gateway.structured_output import OutputFields
 from shared.errors import InvalidRequestError
 
 _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
@@ -18,34 +23,40 @@ _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
     "image": (),
     "moderation": (),
     "prompt": (),
-    "reasoning": ({}, {"effort": None}, {"effort": "none"}, {"effort": None, "summary": None}),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
 }
-"""Fields that would change the answer and are not served yet, with the values at which they change nothing."""
+"""Fields that would change the answer and are not served, with the values at which they change nothing."""
 
 _EXTENSIONS: Final = frozenset(
-    (*SamplingFields.model_fields, "priority", "cache_salt", "chat_template_kwargs", "include_stop_str_in_output")
-) - {"n", "prompt_logprobs"}
+    (*SamplingFields.model_fields, *OutputFields.model_fields, "priority", "cache_salt", "chat_template_kwargs")
+) - {"n", "prompt_logprobs", "response_format"}
 """vLLM's fields of chats that a response takes, too."""
 
+_OF_CHAT: Final = {"max_tokens": "max_output_tokens", "messages": "input", "response_format": "text.format"}
+"""What fields of a chat are called here."""
+
 _LOGPROBS: Final = "message.output_text.logprobs"
-
-MAX_METADATA_PAIRS: Final = 16
-
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=MAX_METADATA_PAIRS),
-]
-"""What a client remembers with a thing of its own."""
 
 
 class TextFormat(BaseModel):
     """The form of the output."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, populate_by_name=True)
 
-    type: Literal["text"] = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = None
+    content: dict[str, Any] | None = Field(default=None, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+    def for_chat(self) -> dict[str, Any]:
+        """The same in a chat."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        return {"type": self.type, "json_schema": self.echo(exclude={"type"})}
+
+    def echo(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """As it was sent."""
+        return self.model_dump(by_alias=True, exclude_none=True, exclude=exclude)
 
 
 class TextConfig(BaseModel):
@@ -55,6 +66,15 @@ class TextConfig(BaseModel):
 
     format: TextFormat = TextFormat()
     verbosity: Literal["medium"] | None = None
+
+
+class ReasoningConfig(BaseModel):
+    """A model that reasons does so as it was trained to, and all of its reasoning is told."""
+
+    model_config = ConfigDict(strict=True)
+
+    effort: Literal["none"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponseStreamOptions(BaseModel):
@@ -101,7 +121,9 @@ class ResponseBody(BaseModel):
     service_tier: Literal["auto", "default", "fast", "flex", "priority", "scale", "ultrafast"] = "auto"
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = Field(default=None, ge=1)
-    tool_choice: Any = "auto"
+    tools: Tools = []
+    tool_choice: ToolChoice = "auto"
+    reasoning: ReasoningConfig = ReasoningConfig()
     prompt_cache_key: str | None = None
     safety_identifier: str | None = Field(default=None, max_length=128)
     user: str | None = None
@@ -117,7 +139,10 @@ class ResponseBody(BaseModel):
         """
         fields = read_fields(body)
         refuse_unsupported(fields, cls.no_op_values)
-        return validated(cls, fields)
+        try:
+            return validated(cls, fields)
+        except InvalidRequestError as error:
+            raise _without_item_type(error) from error.__cause__
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -138,20 +163,44 @@ class ResponseBody(BaseModel):
         Raises:
             InvalidRequestError: a field that both have is wrong.
         """
-        extensions = {name: value for name, value in (self.model_extra or {}).items() if name in _EXTENSIONS}
-        chat = validated(
-            ChatCompletionBody,
-            extensions
-            | {
-                "model": self.model,
-                "messages": messages,
-                "max_tokens": self.max_output_tokens,
-                "temperature": self.temperature,
-                "top_p": self.top_p,
-                "seed": self.seed,
-                "logprobs": self.wants_logprobs,
-                "top_logprobs": self.top_logprobs,
-            },
-        )
+        fields = {name: value for name, value in (self.model_extra or {}).items() if name in _EXTENSIONS}
+        fields |= {
+            "model": self.model,
+            "messages": messages,
+            "max_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "logprobs": self.wants_logprobs,
+            "top_logprobs": self.top_logprobs,
+            "tools": [tool.for_chat() for tool in self.tools],
+            "tool_choice": choice_for_chat(self.tool_choice),
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "response_format": self.text.format.for_chat(),
+        }
+        with named_as_here():
+            return self._checked(fields)
+
+    @staticmethod
+    def _checked(fields: dict[str, Any]) -> ChatCompletionBody:
+        chat = validated(ChatCompletionBody, fields)
         chat.check()
         return chat
+
+
+@contextmanager
+def named_as_here() -> Iterator[None]:
+    """Give errors about a field of the chat that a response is the name of the field here."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        field = re.split(r"[.\[]", error.param or "", maxsplit=1)[0]
+        error.param = _OF_CHAT.get(field, error.param)
+        raise
+
+
+def _without_item_type(error: InvalidRequestError) -> InvalidRequestError:
+    """An item's type is part of no field's name, as pydantic has it."""
+    name = error.param or ""
+    short = re.sub(r"^(input\[\d+\])\.[a-z_]+", r"\1", name)
+    return InvalidRequestError(error.message.replace(name, short, 1), param=short or None, code=error.code)

@@ -1,23 +1,18 @@
-"""The items of a conversation: what clients send, how it is kept, and the messages that the model reads. Pure."""
+"""The items of a conversation as clients send them and as they are kept. Pure."""
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from gateway.body_parsing import show
+from gateway.stored_objects import new_id
 
 Item = dict[str, Any]
 """An item as it is kept and listed: OpenAI's JSON."""
 
-_PART_TYPES: Final = ("input_text", "output_text")
-
-
-def new_id(prefix: str) -> str:
-    """An id that nobody has had before."""
-    return f"{prefix}_{secrets.token_hex(24)}"
+_TEXT_PARTS: Final = ("input_text", "output_text", "reasoning_text", "summary_text")
 
 
 def _as_parts(content: object) -> object:
@@ -27,61 +22,122 @@ def _as_parts(content: object) -> object:
         raise PydanticCustomError("content", "Input should be a string or a list of text parts")
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else part
-        if kind not in _PART_TYPES:
+        if kind not in _TEXT_PARTS:
             raise PydanticCustomError(
-                "content",
-                "Only parts of type 'input_text' and 'output_text' are supported, got {kind}",
-                {"kind": show(kind)},
+                "content", "Only parts of text, such as 'input_text', are supported, got {kind}", {"kind": show(kind)}
             )
     return content
 
 
-def _as_items(given: object) -> object:
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    if not isinstance(given, list):
-        raise PydanticCustomError("content", "Input should be a string or a list of items")
-    for item in given:
-        kind = item.get("type", "message") if isinstance(item, dict) else item
-        if kind != "message":
-            raise PydanticCustomError(
-                "content", "Only items of type 'message' are supported, got {kind}", {"kind": show(kind)}
-            )
-    return given
-
-
 class ContentPart(BaseModel):
-    """A piece of a message's content."""
+    """A piece of text."""
 
     model_config = ConfigDict(strict=True)
 
-    type: Literal["input_text", "output_text"]
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text"]
     text: str
 
 
-class MessageItem(BaseModel):
-    """A message of a conversation: the client's, or one that the model gave before."""
+Content = Annotated[list[ContentPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[ContentPart])]
+ItemId = Annotated[str | None, Field(max_length=256)]
 
+
+class _InputItem(BaseModel):
     model_config = ConfigDict(strict=True)
+
+    id: ItemId = None
+
+
+class MessageItem(_InputItem):
+    """A message: the client's, or one that the model gave before."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[list[ContentPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[ContentPart])]
-    id: str | None = Field(default=None, max_length=256)
+    content: Content
 
     def as_item(self) -> Item:
         """The message as it is kept. It has an id from now on."""
-        texts = [part.text for part in self.content]
-        return message_item(self.id or new_id("msg"), self.role, texts)
+        return message_item(self.id or new_id("msg_"), self.role, [part.text for part in self.content])
 
 
-Input = Annotated[list[MessageItem], BeforeValidator(_as_items, json_schema_input_type=str | list[MessageItem])]
+class FunctionCallItem(_InputItem):
+    """A call that the model made before."""
+
+    type: Literal["function_call"]
+    call_id: str = Field(min_length=1, max_length=256)
+    name: str
+    arguments: str
+
+    def as_item(self) -> Item:
+        """The call as it is kept."""
+        return call_item(self.id or new_id("fc_"), self.call_id, self.name, self.arguments, status="completed")
+
+
+class FunctionOutputItem(_InputItem):
+    """What a call returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(min_length=1, max_length=256)
+    output: Content
+
+    def as_item(self) -> Item:
+        """The output as it is kept."""
+        text = "\n".join(part.text for part in self.output)
+        item_id = self.id or new_id("fco_")
+        return {"id": item_id, "type": self.type, "call_id": self.call_id, "output": text, "status": "completed"}
+
+
+class ReasoningItem(_InputItem):
+    """What the model thought before. It is kept, and not shown to the model again."""
+
+    type: Literal["reasoning"]
+    summary: list[ContentPart] = []
+    content: list[ContentPart] | None = None
+
+    def as_item(self) -> Item:
+        """The reasoning as it is kept."""
+        return reasoning_item(self.id or new_id("rs_"), "".join(part.text for part in self.content or self.summary))
+
+
+InputItem = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
+_KINDS: Final[Mapping[str, type[InputItem]]] = {
+    "message": MessageItem,
+    "function_call": FunctionCallItem,
+    "function_call_output": FunctionOutputItem,
+    "reasoning": ReasoningItem,
+}
+
+
+def _as_items(given: object) -> object:
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise PydanticCustomError("content", "Input should be a string or a list of items")
+    return [_with_type(item) for item in given]
+
+
+def _with_type(item: object) -> object:
+    if not isinstance(item, dict):
+        raise PydanticCustomError("content", "Items should be objects, got {item}", {"item": show(item)})
+    kind = item.get("type", "message")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        known = ", ".join(map(repr, _KINDS))
+        raise PydanticCustomError(
+            "content", "Only items of type {known} are supported, got {kind}", {"known": known, "kind": show(kind)}
+        )
+    return {name: value for name, value in item.items() if value is not None} | {"type": kind}
+
+
+Input = Annotated[
+    list[Annotated[InputItem, Field(discriminator="type")]],
+    BeforeValidator(_as_items, json_schema_input_type=str | list[InputItem]),
+]
 
 
 def message_item(item_id: str, role: str, texts: Sequence[str]) -> Item:
     """A finished message."""
     parts: list[Item] = [
-        {"type": "output_text", "text": text, "annotations": []}
+        {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         if role == "assistant"
         else {"type": "input_text", "text": text}
         for text in texts
@@ -89,16 +145,26 @@ def message_item(item_id: str, role: str, texts: Sequence[str]) -> Item:
     return {"id": item_id, "type": "message", "status": "completed", "role": role, "content": parts}
 
 
+def call_item(item_id: str, call_id: str, name: str, arguments: str, *, status: str) -> Item:
+    """A call of a function."""
+    return {
+        "id": item_id,
+        "type": "function_call",
+        "status": status,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+    }
+
+
+def reasoning_item(item_id: str, text: str, *, status: str = "completed") -> Item:
+    """Reasoning. There is no summary: it is told itself."""
+    content = [{"type": "reasoning_text", "text": text}] if text else []
+    return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
 def without_logprobs(item: Item) -> Item:
-    """A message of ours as it is continued: nobody wants its log-probabilities again."""
+    """An item of ours as it is continued: nobody wants its log-probabilities again."""
+    if item["type"] != "message":
+        return item
     return item | {"content": [{**part, "logprobs": []} for part in item["content"]]}
-
-
-def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, object]]:
-    """What a chat template reads. Instructions come first, and are not part of the conversation."""
-    messages: list[dict[str, object]] = []
-    if instructions:
-        messages.append({"role": "developer", "content": instructions})
-    return messages + [
-        {"role": item["role"], "content": "\n".join(part["text"] for part in item["content"])} for item in items
-    ]

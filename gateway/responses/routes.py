@@ -76,7 +76,7 @@ async def _in_background(gateway: Gateway, draft: Draft, data: bytes) -> Respons
 async def _collect(gateway: Gateway, draft: Draft, completion: Completion) -> StoredResponse:
     (output,) = await completion.collect()
     events = ResponseEvents(draft.stored.response)
-    events.delta(output.text, gateway.responses.logprobs(output.scored))
+    events.push(gateway.responses.piece(output))
     events.end(output.finish_reason, completion.usage, now_s=int(time.time()))
     return msgspec.structs.replace(draft.stored, response=events.response)
 

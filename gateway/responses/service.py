@@ -7,16 +7,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.choice_text import TextDelta
 from gateway.completion import Completion, CompletionStarter
 from gateway.content_logprobs import content_logprob
-from gateway.openai_responses import ContentLogprob
-from gateway.responses.body import ResponseBody
-from gateway.responses.events import ResponseEvents
-from gateway.responses.items import Item, chat_messages, new_id
+from gateway.responses.body import ResponseBody, named_as_here
+from gateway.responses.conversation import chat_messages
+from gateway.responses.events import Piece, ResponseEvents
+from gateway.responses.items import Item
 from gateway.responses.resource import ResponseFault, ResponseResource, StoredResponse
+from gateway.shape import Output
+from gateway.stored_objects import new_id
 from gateway.submission import Submission
 from gateway.submission_builder import SubmissionBuilder
-from gateway.token_logprobs import ScoredToken
 from gateway.token_names import TokenNames
 from shared.archive import Archive, Claim
 from shared.errors import ClaimLostError, InvalidRequestError, NotFoundError, QueueFullError, RequestError
@@ -74,7 +76,7 @@ class ResponseService:
         items = [item.as_item() for item in body.input]
         if body.previous_response_id is not None:
             items = [*await self._earlier(body.previous_response_id), *items]
-        response_id = new_id("resp")
+        response_id = new_id("resp_")
         items, submission = await self._submission(body, items, response_id)
         response = ResponseResource.begin(body, response_id, created_at=int(time.time()))
         return Draft(body, StoredResponse(response=response, items=items), submission)
@@ -88,9 +90,10 @@ class ResponseService:
         """
         return await self._completions.start(submission)
 
-    def logprobs(self, scored: Sequence[ScoredToken]) -> list[ContentLogprob]:
-        """What is told of tokens, if that was asked for."""
-        return [content_logprob(self._names, token) for token in scored]
+    def piece(self, output: TextDelta | Output) -> Piece:
+        """What a choice says, as it is told here."""
+        logprobs = [content_logprob(self._names, token) for token in output.scored]
+        return Piece(output.text, output.reasoning, output.calls, logprobs)
 
     async def enqueue(self, draft: Draft, request: bytes) -> tuple[Claim, StoredResponse]:
         """Keep a response that is to be made in the background, under our claim.
@@ -194,12 +197,8 @@ class ResponseService:
 
         async def submission_from(start: int) -> Submission:
             chat = body.chat(chat_messages(body.instructions, items[start:]))
-            try:
+            with named_as_here():
                 return await self._submissions.chat(chat, name)
-            except InvalidRequestError as error:
-                renamed = {"messages": "input", "max_tokens": "max_output_tokens"}
-                error.param = renamed.get(error.param or "", error.param)
-                raise
 
         try:
             return items, await submission_from(0)

@@ -88,7 +88,7 @@ class LiveStream(_EventStream):
     async def _next(self) -> list[bytes]:
         frames = []
         for delta in await self._completion.next():
-            frames += self._events.delta(delta.text, self._service.logprobs(delta.scored))
+            frames += self._events.push(self._service.piece(delta))
             if delta.finish_reason is not None:
                 frames += self._events.end(delta.finish_reason, self._completion.usage, now_s=int(time.time()))
         return frames

@@ -1,8 +1,12 @@
+import functools
 import json
 
+import pytest
+
+from gateway.choice_text import ToolCall
 from gateway.openai_responses import ContentLogprob, PromptTokensDetails, Usage
 from gateway.responses.body import ResponseBody
-from gateway.responses.events import ResponseEvents
+from gateway.responses.events import Piece, ResponseEvents
 from gateway.responses.resource import ResponseFault, ResponseResource
 
 USAGE = Usage(3, 4, 7, PromptTokensDetails(2))
@@ -36,15 +40,15 @@ def parsed(frames: list[bytes]) -> list[dict]:
     return events
 
 
-def all_frames(events: ResponseEvents, *texts: str, reason: str = "stop") -> list[bytes]:
+def all_frames(events: ResponseEvents, *pieces: Piece, reason: str = "stop") -> list[bytes]:
     frames = [*events.create(), *events.start()]
-    for text in texts:
-        frames += events.delta(text)
+    for piece in pieces:
+        frames += events.push(piece)
     return frames + events.end(reason, USAGE, now_s=9)
 
 
 def test_events_come_in_openais_order_and_are_numbered() -> None:
-    events = parsed(all_frames(begin(), 'one "quoted"\n', "", "two 🎉"))
+    events = parsed(all_frames(begin(), Piece('one "quoted"\n'), Piece(), Piece("two 🎉")))
     assert [event["type"] for event in events] == ORDER
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     text = 'one "quoted"\ntwo 🎉'
@@ -65,7 +69,7 @@ def test_events_come_in_openais_order_and_are_numbered() -> None:
 
 
 def test_an_answer_that_was_cut_short_is_incomplete() -> None:
-    events = parsed(all_frames(begin(), "one", reason="length"))
+    events = parsed(all_frames(begin(), Piece("one"), reason="length"))
     assert events[-1]["type"] == "response.incomplete"
     assert events[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
     assert events[-1]["response"]["output"][0]["status"] == "incomplete"
@@ -88,40 +92,75 @@ def test_a_failed_response_says_why() -> None:
     assert event["response"]["status"] == "failed"
 
 
-def test_whoever_goes_on_writes_what_is_missing_however_its_text_is_split() -> None:
+OUTPUT = [
+    Piece(reasoning="I th"),
+    Piece(reasoning="ink.", text="Look"),
+    Piece(text="ing.", logprobs=[ContentLogprob("ing", -1.0, [105], [])]),
+    Piece(calls=[ToolCall(0, "call_a", "find", '{"q"')]),
+    Piece(calls=[ToolCall(0, None, None, ": 1}"), ToolCall(1, "call_b", "find", "")]),
+    Piece(calls=[ToolCall(1, None, None, '{"q": 2}')]),
+]
+
+
+def test_reasoning_text_and_calls_are_items_one_after_another() -> None:
+    events = parsed(all_frames(begin(), *OUTPUT, reason="tool_calls"))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    added = [event["item"] for event in events if event["type"] == "response.output_item.added"]
+    done = [event for event in events if event["type"] == "response.output_item.done"]
+    assert [item["type"] for item in added] == ["reasoning", "message", "function_call", "function_call"]
+    assert [event["output_index"] for event in done] == [0, 1, 2, 3]
+    reasoning, message, first, second = events[-1]["response"]["output"]
+    assert [event["item"] for event in done] == [reasoning, message, first, second]
+    assert reasoning["content"] == [{"type": "reasoning_text", "text": "I think."}]
+    assert message["content"][0]["text"] == "Looking."
+    assert (first["call_id"], first["name"], first["arguments"]) == ("call_a", "find", '{"q": 1}')
+    assert (second["call_id"], second["arguments"]) == ("call_b", '{"q": 2}')
+    assert len({item["id"] for item in (reasoning, message, first, second)}) == 4
+    for kind, field in (("output_text", "text"), ("reasoning_text", "text"), ("function_call_arguments", "arguments")):
+        deltas = "".join(event["delta"] for event in events if event["type"] == f"response.{kind}.delta")
+        assert deltas == "".join(event[field] for event in events if event["type"] == f"response.{kind}.done")
+
+
+def letter_by_letter() -> list[Piece]:
+    """The same output in other pieces, and with other ids, as of another attempt."""
+    calls = [ToolCall(0, "call_c", "find", ""), *(ToolCall(0, None, None, letter) for letter in '{"q": 1}')]
+    calls += [ToolCall(1, "call_d", "find", ""), *(ToolCall(1, None, None, letter) for letter in '{"q": 2}')]
+    logprobs = [ContentLogprob("ing", -1.0, [105], [])]
+    return [
+        *(Piece(reasoning=letter) for letter in "I think."),
+        *(Piece(letter) for letter in "Looking"),
+        Piece(".", logprobs=logprobs),
+        *(Piece(calls=[call]) for call in calls),
+    ]
+
+
+@pytest.mark.parametrize("num_acts", range(2, len(OUTPUT) + 3))
+def test_whoever_goes_on_writes_what_is_missing_however_it_is_split(num_acts: int) -> None:
     first = begin(background=True)
-    whole = parsed([*all_frames(first, "abc", "def", "ghi")])
-    for cut in range(1, len(whole)):
-        one = begin(background=True)
-        frames = [*one.create(), *one.start(), *one.delta("abc"), *one.delta("def"), *one.delta("ghi")][:cut]
-        other = ResponseEvents.resume(one.response, frames)
-        if cut == 1:
-            continue  # created and queued are written at once
-        frames += other.start()
-        for text in ("a", "bcd", "efghi"):
-            frames += other.delta(text)
-        if cut in {3, 4}:
-            continue  # so are those that start the message
-        frames += other.end("stop", USAGE, now_s=9)
-        events = parsed(frames)
-        assert [event["sequence_number"] for event in events] == list(range(len(events)))
-        assert "".join(event["delta"] for event in events if "delta" in event) == "abcdefghi"
-        assert events[-1]["response"]["output"][0]["content"][0]["text"] == "abcdefghi"
-        assert [event["type"] for event in events].count("response.in_progress") == 1
+    acts = [first.create, first.start, *(functools.partial(first.push, piece) for piece in OUTPUT)]
+    frames = [frame for act in acts[:num_acts] for frame in act()]
+    other = ResponseEvents.resume(begin(background=True).response, frames)
+    frames += other.start()
+    for piece in letter_by_letter():
+        frames += other.push(piece)
+    events = parsed(frames + other.end("tool_calls", USAGE, now_s=9))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    types = [event["type"] for event in events]
+    assert types.count("response.in_progress") == 1
+    assert types.count("response.output_item.added") == types.count("response.output_item.done") == 4
+    output = events[-1]["response"]["output"]
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == output
+    assert output[0]["content"][0]["text"] == "I think."
+    assert output[1]["content"][0]["text"] == "Looking."
+    assert len(output[1]["content"][0]["logprobs"]) == 1
+    assert [item["arguments"] for item in output[2:]] == ['{"q": 1}', '{"q": 2}']
 
 
 def scored(text: str) -> list[ContentLogprob]:
     return [ContentLogprob(letter, -float(place), list(letter.encode()), []) for place, letter in enumerate(text)]
 
 
-def test_each_tokens_log_probability_is_told_once_also_by_whoever_goes_on() -> None:
-    first = begin(background=True)
-    frames = [*first.create(), *first.start(), *first.delta("ab", scored("ab")), *first.delta("", scored("c"))]
-    other = ResponseEvents.resume(first.response, frames)
-    frames += [*other.start(), *other.delta("abc", scored("abcd")), *other.delta("de", scored("e"))]
-    events = parsed(frames + other.end("stop", USAGE, now_s=9))
+def test_log_probabilities_of_tokens_without_text_go_with_the_next() -> None:
+    events = parsed(all_frames(begin(), Piece("ab", logprobs=scored("ab")), Piece(logprobs=scored("c")), Piece("cd")))
     told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
-    assert [[token["token"] for token in tokens] for tokens in told] == [["a", "b"], ["c", "d"], ["e"]]
-    (part,) = events[-1]["response"]["output"][0]["content"]
-    assert [token["token"] for token in part["logprobs"]] == list("abcde")
-    assert part["text"] == "abcde"
+    assert [[token["token"] for token in tokens] for tokens in told] == [["a", "b"], ["c"]]

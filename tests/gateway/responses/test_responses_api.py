@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 import openai
 import pytest
 
@@ -12,7 +13,7 @@ from gateway.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
 from shared.messages import Fault
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says
-from tests.gateway.scripted_pool import Answer
+from tests.gateway.scripted_pool import STATUS, Answer
 
 PROMPT = "<user\nHi>\n<assistant\n"
 
@@ -253,17 +254,20 @@ async def test_a_fault_of_the_pool_fails_the_response(byte_tokenizer: Tokenizer)
         ({"input": None}, "input", "missing"),
         ({"input": []}, "input", "missing"),
         ({"input": 5}, "input", "string or a list"),
-        ({"input": [{"type": "function_call", "call_id": "1"}]}, "input", "'function_call'"),
+        ({"input": [{"type": "function_call", "call_id": "1"}]}, "input[0].name", "required"),
+        ({"input": [{"type": "web_search_call"}]}, "input", "'web_search_call'"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role", "wizard"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content", "'input_image'"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than"),
         ({"max_output_tokens": 5000}, "input", "maximum context length"),
-        ({"tools": [{"type": "web_search"}]}, "tools", "not supported"),
-        ({"reasoning": {"effort": "high"}}, "reasoning", "not supported"),
+        ({"tools": [{"type": "web_search"}]}, "tools", "'web_search'"),
+        ({"tool_choice": "required"}, "tool_choice", "empty"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort", "none"),
         ({"conversation": "conv_1"}, "conversation", "not supported"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "not supported"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type", "json_object"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type", "xml"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "no"}}}}, "text.format", "no"),
         ({"include": ["everything"]}, "include[0]", "everything"),
         ({"top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"truncation": "maybe"}, "truncation", "maybe"),
@@ -326,3 +330,31 @@ async def test_the_archive_bounds_what_is_kept(byte_tokenizer: Tokenizer) -> Non
         assert found[-1] == 200
         assert found[0] == 404
         assert found == sorted(found, reverse=True)
+
+
+TOOL = {"type": "function", "name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "integer"}}}}
+CALL = 'I look.\n<tool_call>\n{"name": "find", "arguments": {"q": 1}}\n</tool_call>'
+
+
+async def test_a_call_is_an_item_and_its_result_is_answered(byte_tokenizer: Tokenizer) -> None:
+    parser = {"tool_call_parser": "hermes"}
+    async with running_gateway(byte_tokenizer, says(CALL), **parser) as gateway, client(gateway) as api:
+        gateway.pool.status = msgspec.structs.replace(STATUS, max_model_len=2048)  # the tools are told in the prompt
+        await eventually(lambda: gateway.app._gateway.max_model_len() == 2048)
+        stream = await api.responses.create(model="tiny", input="Find.", tools=[TOOL], stream=True)
+        events = [event async for event in stream]
+        made = events[-1].response
+        message, call = made.output
+        assert message.content[0].text == "I look."
+        assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "find", {"q": 1})
+        assert made.tools[0].name == "find"
+        deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        assert "".join(deltas) == call.arguments
+        whole = await api.responses.create(model="tiny", input="Find.", tools=[TOOL])
+        assert json.loads(whole.output[1].arguments) == {"q": 1}
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "one"}
+        await api.responses.create(model="tiny", previous_response_id=made.id, input=[output], tools=[TOOL])
+        assert "one" in prompts(gateway)[-1]
+        assert "I look." in prompts(gateway)[-1]
+        listed = await api.responses.input_items.list(made.id)
+        assert [item.type for item in listed.data] == ["message"]
