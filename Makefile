@@ -16,11 +16,11 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler test-exact test-openapi test-clients compose-test lint type format lock clean \
-	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step
+.PHONY: help serve test test-fast test-scheduler test-exact test-openapi test-clients compose-test lint type format lock \
+	clean bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 PORT=8000 ARGS=
 	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
@@ -54,6 +54,9 @@ bench-perplexity: $(ENVIRONMENT) ## what rounding costs in quality: every mode's
 
 bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by part
 	@$(BIN)/python -m loadtest.step_profile
+
+bench-parameters: $(ENVIRONMENT) ## what sampling parameters add to a step of 32 sequences
+	@$(BIN)/python -m loadtest.parameters_price
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
