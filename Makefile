@@ -16,8 +16,8 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler test-exact test-openapi test-clients compose-test lint type format lock \
-	clean bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
+.PHONY: help serve test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test lint type \
+	format lock clean bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavin
 
 test-exact: $(ENVIRONMENT) ## tokens against transformers' in every way of cutting the work
 	TOKEN_EXACT_WAYS=all $(BIN)/pytest tests/system/test_token_exact.py
+
+test-grammar: $(ENVIRONMENT) ## outputs of random schemas, 5,000 instead of 60
+	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/test_structured_output.py -k any_schema
 
 test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
 	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py
