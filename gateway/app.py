@@ -13,15 +13,18 @@ from gateway.api import public, v1
 from gateway.archives import Archives
 from gateway.background import batch_jobs, response_jobs
 from gateway.batches.service import BatchService
+from gateway.chat_format import ChatFormat
 from gateway.completion import CompletionStarter
 from gateway.context import Gateway, LifespanState
 from gateway.embeddings.service import EmbeddingService
 from gateway.errors import install_error_handlers
 from gateway.files.shelf import FileShelf
+from gateway.grammar_check import GrammarCheck
 from gateway.loopback import Loopback
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import RequestBoundary
 from gateway.openapi import describe, operation_id
+from gateway.output_planner import OutputPlanner
 from gateway.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
@@ -37,11 +40,19 @@ class GatewayApp(FastAPI):
     def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> None:
         self.token_router = TokenRouter(bus, time.monotonic)
         self._monitor = PoolMonitor(bus)
+        self._grammar_check = GrammarCheck(tokenizer)
         max_model_len = _context_length(settings, self._monitor)
+        form = ChatFormat.choose(
+            tokenizer,
+            tool_call_parser=settings.tool_call_parser,
+            reasoning_parser=settings.reasoning_parser,
+            has_auto_calls=settings.enable_auto_tool_choice,
+        )
         max_requests = settings.max_num_queued_reqs
         submissions = SubmissionBuilder(
             tokenizer,
             max_model_len,
+            OutputPlanner(form, self._grammar_check),
             max_logprobs=settings.max_logprobs,
             trusts_templates=settings.trust_request_chat_template,
         )
@@ -85,6 +96,7 @@ class GatewayApp(FastAPI):
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[LifespanState]:
+        self._grammar_check.prepare()
         await self._monitor.refresh()
         # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
         runners = (self._gateway.batch_jobs, self._gateway.response_jobs, self.token_router, self._monitor)

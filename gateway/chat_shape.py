@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.choice_text import TextDelta
+from gateway.choice_text import TextDelta, ToolCall
 from gateway.content_logprobs import content_logprob
 from gateway.openai_responses import (
     ChatChoice,
     ChatChunkChoice,
     ChatLogprobs,
     Delta,
+    FunctionCall,
     Message,
+    MessageToolCall,
     Usage,
 )
 from gateway.shape import Output, Prompt, ShapeBase
@@ -29,7 +32,7 @@ class ChatShape(ShapeBase):
         choices = [
             ChatChoice(
                 index=index,
-                message=Message("assistant", output.text),
+                message=_message(output),
                 finish_reason=output.finish_reason,
                 logprobs=self._logprobs(output.scored),
                 stop_reason=output.stop_reason,
@@ -55,7 +58,7 @@ class ChatShape(ShapeBase):
         """See `Shape`."""
         choice = ChatChunkChoice(
             index=delta.choice,
-            delta=Delta(content=delta.text),
+            delta=_delta(delta),
             logprobs=self._logprobs(delta.scored),
             token_ids=self._token_ids(delta.token_ids),
         )
@@ -85,3 +88,27 @@ class ChatShape(ShapeBase):
         if self.detail.num_top_logprobs is None:
             return None
         return ChatLogprobs([content_logprob(self._names, token) for token in scored])
+
+
+def _message(output: Output) -> Message:
+    reasoning = output.reasoning or UNSET
+    if not output.calls:
+        return Message("assistant", output.text, reasoning, reasoning)
+    calls = [_call(call) for call in output.calls]
+    return Message("assistant", output.text or None, reasoning, reasoning, calls)
+
+
+def _delta(delta: TextDelta) -> Delta:
+    if not (delta.reasoning or delta.calls):
+        return Delta(content=delta.text)
+    reasoning = delta.reasoning or UNSET
+    calls = [msgspec.structs.replace(_call(call), index=call.call) for call in delta.calls]
+    return Delta(
+        content=delta.text or UNSET, reasoning=reasoning, reasoning_content=reasoning, tool_calls=calls or UNSET
+    )
+
+
+def _call(call: ToolCall) -> MessageToolCall:
+    if call.name is None or call.call_id is None:
+        return MessageToolCall(FunctionCall(call.arguments))
+    return MessageToolCall(FunctionCall(call.arguments, call.name), id=call.call_id, type="function")

@@ -1,15 +1,14 @@
 """The text of a conversation, as the model was trained to read it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from gateway.tool_calls.history import ChatMessage, in_plain_text
 from shared.errors import CheckpointError, InvalidRequestError
-
-ChatMessage = dict[str, object]
-"""`role` and `content`, and whatever else a template may look at."""
 
 _TEMPLATE_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
 
@@ -20,7 +19,7 @@ class Rendering(NamedTuple):
     Attributes:
         opens_answer: The text ends with the opening of the assistant's answer.
         continues_message: The text ends with the last message's content, which the model goes on from.
-        tools: What the model may call, as JSON schemas.
+        tools: Definitions of what the model may call.
         documents: What the model may look at.
         variables: Further ones, which templates have names for.
     """
@@ -36,7 +35,12 @@ DEFAULT_RENDERING = Rendering()
 
 
 class ChatTemplate:
-    """A model's template, rendered by transformers in its sandbox: templates come with models, and are not trusted."""
+    """A model's template, rendered by transformers in its sandbox: templates come with models, and are not trusted.
+
+    Attributes:
+        source: Jinja.
+        knows_tools: Whether it has a place for tools; if not, calls and results are put into words.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Compile it, so that a template that is wrong is seen at the start.
@@ -48,7 +52,8 @@ class ChatTemplate:
         Raises:
             CheckpointError: the source is no template.
         """
-        self._source = source
+        self.source = source
+        self.knows_tools = bool(re.search(r"\btools\b", source))
         self._special_tokens: dict[str, Any] = dict(special_tokens)
         try:
             self.render([{"role": "user", "content": "Hello"}])
@@ -62,12 +67,15 @@ class ChatTemplate:
         Raises:
             InvalidRequestError: the template refuses these messages.
         """
+        tools: list[Any] | None = None if how.tools is None else list(how.tools)
+        if not self.knows_tools:
+            messages, tools = in_plain_text(messages, tools), None
         try:
             rendered: Any = render_jinja_template(
                 conversations=[list(messages)],
-                tools=None if how.tools is None else list(how.tools),
+                tools=tools,
                 documents=None if how.documents is None else list(how.documents),
-                chat_template=self._source,
+                chat_template=self.source,
                 add_generation_prompt=how.opens_answer,
                 continue_final_message=how.continues_message,
                 **(self._special_tokens | dict(how.variables)),

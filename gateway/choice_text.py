@@ -11,6 +11,22 @@ from gateway.vocabulary import Vocabulary
 from shared.sampling import FinishCode
 
 
+class ToolCall(NamedTuple):
+    """A call, or more of one.
+
+    Attributes:
+        call: Its place in its message.
+        call_id: With the call's first delta, and only there.
+        name: Of the function; the same.
+        arguments: JSON text.
+    """
+
+    call: int
+    call_id: str | None
+    name: str | None
+    arguments: str
+
+
 class TextDelta(NamedTuple):
     """More text of a choice, which may be none yet.
 
@@ -20,6 +36,8 @@ class TextDelta(NamedTuple):
         stop_reason: The stop string, or the id of the stop token that the client named, that ended it.
         token_ids: Tokens that count as used. Their text may come later, or be cut away by a stop string.
         scored: The same tokens with their log-probabilities, if the client asks for these.
+        reasoning: Text that comes before all other.
+        calls: Of tools; they come after the text.
     """
 
     choice: int
@@ -29,6 +47,18 @@ class TextDelta(NamedTuple):
     stop_reason: str | int | None = None
     token_ids: Sequence[int] = ()
     scored: Sequence[ScoredToken] = ()
+    reasoning: str = ""
+    calls: Sequence[ToolCall] = ()
+
+    def followed_by(self, other: "TextDelta") -> "TextDelta":
+        """Both in one."""
+        return other._replace(
+            text=self.text + other.text,
+            token_ids=[*self.token_ids, *other.token_ids],
+            scored=[*self.scored, *other.scored],
+            reasoning=self.reasoning + other.reasoning,
+            calls=[*self.calls, *other.calls],
+        )
 
 
 class TextRules(NamedTuple):
@@ -58,11 +88,16 @@ class ChoiceReader(Protocol):
 
     Attributes:
         num_tokens: Output tokens that count as used.
+        num_reasoning_tokens: Those of them that are reasoning.
         is_finished: Nothing more will be shown.
     """
 
-    num_tokens: int
-    is_finished: bool
+    @property
+    def num_tokens(self) -> int: ...  # noqa: D102 - see above
+    @property
+    def num_reasoning_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def is_finished(self) -> bool: ...  # noqa: D102
 
     def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
         """Add tokens and, with the last of them, the end.
@@ -89,6 +124,7 @@ class ChoiceText:
         self._matcher = StopStringMatcher(rules.stops, shows_stop=rules.includes_stop)
         self._offset = rules.start_offset
         self.num_tokens = 0
+        self.num_reasoning_tokens = 0
         self.is_finished = False
 
     def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
@@ -138,6 +174,7 @@ class SilentChoice:
     def __init__(self, choice: int) -> None:
         self._choice = choice
         self.num_tokens = 0
+        self.num_reasoning_tokens = 0
         self.is_finished = False
 
     def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:

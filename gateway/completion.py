@@ -9,7 +9,7 @@ from gateway.choice_text import TextDelta
 from gateway.errors import GenerationError, error_of_fault
 from gateway.gap import ChoiceStream
 from gateway.metrics import GatewayMetrics, RequestTimer
-from gateway.openai_responses import FinishReason, PromptTokensDetails, Usage
+from gateway.openai_responses import CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage
 from gateway.output_draft import OutputDraft
 from gateway.prompt_report import echo, is_told, prompt_of
 from gateway.shape import Output, Prompt
@@ -98,7 +98,14 @@ class Completion:
         num_output = sum(choice.num_tokens for choice in self._choices)
         firsts = self._stream.choices[:: self._submission.num_choices_per_prompt]
         num_cached = sum(choice.num_cached_tokens for choice in firsts)
-        return Usage(num_prompt, num_output, num_prompt + num_output, PromptTokensDetails(num_cached))
+        num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
+        return Usage(
+            num_prompt,
+            num_output,
+            num_prompt + num_output,
+            PromptTokensDetails(num_cached),
+            CompletionTokensDetails(num_reasoning),
+        )
 
     async def submit(self) -> None:
         """Put the requests on the bus, once."""

@@ -8,6 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from gateway.body_parsing import show
 from gateway.chat_template import Rendering
+from gateway.tool_calls.history import as_templates_read
+from gateway.tool_calls.tools import ToolFields
 from shared.errors import InvalidRequestError
 
 
@@ -60,7 +62,7 @@ _TEMPLATE_FIELDS: Final = frozenset(
 """What the request has fields of its own for, and what rendering takes under these names."""
 
 
-class Conversation(BaseModel):
+class Conversation(ToolFields):
     """Messages, and how the model's template is to render them. Names beside OpenAI's are vLLM's."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
@@ -71,12 +73,14 @@ class Conversation(BaseModel):
     add_special_tokens: bool = False
     documents: list[dict[str, Any]] | None = None
     chat_template: str | None = Field(default=None, min_length=1)
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(default={})
 
     @property
     def rendering(self) -> Rendering:
         """What the template is told beside the messages."""
+        use = self.tool_use
         return Rendering(
+            tools=[tool.definition for tool in use.shown] if use else None,
             opens_answer=not self.continue_final_message and self.add_generation_prompt is not False,
             continues_message=self.continue_final_message,
             documents=self.documents,
@@ -86,7 +90,7 @@ class Conversation(BaseModel):
     @property
     def template_messages(self) -> list[dict[str, object]]:
         """The messages as a template reads them; it knows the role "developer" by its older name."""
-        messages = [message.model_dump() for message in self.messages]
+        messages = [as_templates_read(message.model_dump()) for message in self.messages]
         return [message | {"role": "system"} if message["role"] == "developer" else message for message in messages]
 
     def check_template_fields(self) -> None:

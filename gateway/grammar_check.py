@@ -1,7 +1,7 @@
-"""Compiles each grammar before its request goes to a worker, so that a bad one fails its own request and nothing else."""
+"""Compiles each grammar before its request goes to a worker: a bad one fails its own request and nothing else."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.output_grammar import Constraint, GrammarText
@@ -21,23 +21,19 @@ class GrammarCheck:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._compiler = GrammarCompiler(tokenizer.to_json, tokenizer.eos_token_ids)
-        self._special_tokens = tokenizer.special_tokens
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def prepare(self) -> None:
         """Load the compiler's tokenizer in a thread, before the first request needs it."""
         self._compiler.prepare()
 
-    def text(self) -> GrammarText:
-        """The beginning of a grammar for this model."""
-        return GrammarText(self._special_tokens)
-
-    async def check(self, source: str, constraints: Sequence[Constraint]) -> None:
+    async def check(self, source: str, constraints: Sequence[Constraint], begin: Callable[[], GrammarText]) -> None:
         """See that a worker can compile it.
 
         Args:
             source: Of the whole grammar.
             constraints: What it was made of: one of them is to blame.
+            begin: A grammar with no rules yet.
 
         Raises:
             InvalidRequestError: it cannot; the error names the field to blame.
@@ -47,7 +43,7 @@ class GrammarCheck:
             return
         param = constraints[0].param
         for constraint in constraints if len(constraints) > 1 else ():
-            text = self.text()
+            text = begin()
             if own_reason := await self._fault(text.source(constraint.rule(text))):
                 param, reason = constraint.param, own_reason
                 break

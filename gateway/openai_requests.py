@@ -10,6 +10,7 @@ from gateway.body_parsing import read_fields, refuse_unsupported, validated
 from gateway.conversation import Conversation
 from gateway.sampling_fields import SamplingFields
 from gateway.shape import Detail
+from gateway.structured_output import OutputFields
 from shared.errors import InvalidRequestError
 
 Prompt = str | list[int]
@@ -20,10 +21,6 @@ _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
@@ -31,12 +28,8 @@ _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
     "prompt_embeds": (),
     "reasoning_effort": ("none",),
     "repetition_detection": (),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "suffix": ("",),
     "thinking_token_budget": (-1,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "vllm_xargs": ({},),
@@ -45,7 +38,7 @@ _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
 """Fields that would change the output and are not served, with the values at which they change nothing."""
 
 IGNORED_FIELDS: Final = frozenset(
-    {"metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options"}
+    {"metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options"}
     | {"prompt_cache_retention", "safety_identifier", "store", "user"}
 )
 """Fields of OpenAI's schema that are about its own service, or are hints that cannot change the output."""
@@ -85,7 +78,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
-class GenerationBody(SamplingFields):
+class GenerationBody(SamplingFields, OutputFields):
     """What both endpoints have in common."""
 
     no_op_values: ClassVar = _NO_OP_VALUES
@@ -173,6 +166,7 @@ class ChatCompletionBody(GenerationBody, Conversation):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0)
+    include_reasoning: bool = True
 
     @property
     def output_limit(self) -> int | None:

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -83,11 +83,30 @@ PromptLogprobs = Sequence[Mapping[int, PromptLogprob] | None]
 """By place and by token id: the token that stands there, and the likeliest. Nothing comes before the first one."""
 
 
+class FunctionCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is called, or more of it. Arguments are JSON text."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class MessageToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call of a message, or more of one, which then has an index."""
+
+    function: FunctionCall
+    index: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class Message(msgspec.Struct, frozen=True):
-    """An assistant's message."""
+    """An assistant's message. Reasoning has the names that vLLM gave it, the newer one first."""
 
     role: str
-    content: str
+    content: str | None
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: Sequence[MessageToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +125,9 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: Sequence[MessageToolCall] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

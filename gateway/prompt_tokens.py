@@ -25,8 +25,8 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self._trusts_templates = trusts_templates
 
-    async def conversation(self, conversation: Conversation) -> Sequence[int]:
-        """The tokens of a conversation.
+    def render(self, conversation: Conversation) -> str:
+        """The text of a conversation.
 
         Raises:
             InvalidRequestError: the template refuses it, or may not be brought.
@@ -37,10 +37,17 @@ class PromptTokenizer:
                 "with --trust-request-chat-template",
                 param="chat_template",
             )
-        text = self.tokenizer.render_chat(
+        return self.tokenizer.render_chat(
             conversation.template_messages, conversation.rendering, template=conversation.chat_template
         )
-        return await self.text(text, add_special_tokens=conversation.add_special_tokens)
+
+    async def conversation(self, conversation: Conversation) -> Sequence[int]:
+        """The tokens of a conversation.
+
+        Raises:
+            InvalidRequestError: the template refuses it, or may not be brought.
+        """
+        return await self.text(self.render(conversation), add_special_tokens=conversation.add_special_tokens)
 
     async def text(self, text: str, *, add_special_tokens: bool) -> Sequence[int]:
         """The tokens of a text, with or without the model's own first (and last) ones."""

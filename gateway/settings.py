@@ -18,6 +18,9 @@ class GatewaySettings:
         max_num_queued_reqs: Requests in the pool above which a new one is refused with 429.
         max_logprobs: Likeliest tokens told beside each token, at most.
         trust_request_chat_template: Whether a request may bring its own chat template.
+        enable_auto_tool_choice: Whether the model may call tools without being made to.
+        tool_call_parser: How it writes calls: a name, or "none"; None leaves it to its chat template.
+        reasoning_parser: How it writes its reasoning; the same.
         max_body_bytes: Bytes of a request's body above which it is refused with 413.
         pooling: What vector of a prompt an embedding is: the last token's, or the mean of all.
         max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
@@ -36,6 +39,9 @@ class GatewaySettings:
     max_num_queued_reqs: int = 512
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
+    enable_auto_tool_choice: bool = True
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     max_body_bytes: int = 4 * 1024 * 1024
     pooling: Literal["last", "mean"] = "last"
     max_file_bytes: int = 100 * 1024 * 1024

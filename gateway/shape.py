@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.choice_text import TextDelta
+from gateway.choice_text import TextDelta, ToolCall
 from gateway.content_logprobs import finite
 from gateway.openai_responses import (
     ChatChoice,
@@ -67,6 +67,8 @@ class Output(NamedTuple):
     stop_reason: str | int | None = None
     token_ids: Sequence[int] = ()
     scored: Sequence[ScoredToken] = ()
+    reasoning: str = ""
+    calls: Sequence[ToolCall] = ()
 
 
 class Prompt(NamedTuple):

@@ -51,8 +51,9 @@ class EventWriter:
     def delta(self, delta: TextDelta, usage: Usage | None = None) -> bytes:
         """More text, or the end of a choice, or both; nothing if there is neither."""
         data = b""
-        if self._shape.detail.follows_tokens:
-            if delta.text or delta.token_ids:
+        is_message = bool(delta.reasoning or delta.calls)
+        if self._shape.detail.follows_tokens or is_message:
+            if delta.text or delta.token_ids or is_message:
                 data = event(self._shape.text_chunk(delta, usage))
         elif delta.text:
             before, after = self._around_text[delta.choice]

@@ -66,6 +66,12 @@ class StructuredOutputs(_Strict):
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
 
+    @property
+    def kinds(self) -> list[str]:
+        """Which of the five are given."""
+        kinds = {"json": self.schema_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar}
+        return [kind for kind, value in kinds.items() if value is not None] + ["json_object"] * bool(self.json_object)
+
     def constraint(self, prefix: str) -> Constraint:
         """What it asks for.
 
@@ -75,8 +81,7 @@ class StructuredOutputs(_Strict):
         Raises:
             InvalidRequestError: none of the five is given, or several, or one that is wrong at first sight.
         """
-        kinds = {"json": self.schema_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar}
-        given = [kind for kind, value in kinds.items() if value is not None] + ["json_object"] * bool(self.json_object)
+        given = self.kinds
         if len(given) != 1:
             wanted = "'json', 'regex', 'choice', 'grammar' or 'json_object'"
             found = " and ".join(map(repr, given)) or "none"
@@ -116,25 +121,29 @@ class OutputFields(BaseModel):
         Raises:
             InvalidRequestError: several things are asked for, or one that is wrong at first sight.
         """
-        older = {
-            name: value
-            for name in ("json", "regex", "choice", "grammar")
-            if (value := getattr(self, f"guided_{name}")) is not None
-        }
-        asked = [
-            self.response_format and self.response_format.constraint(),
-            self.structured_outputs and self.structured_outputs.constraint("structured_outputs."),
-            StructuredOutputs.model_validate(
-                older | {"whitespace_pattern": self.guided_whitespace_pattern}
-            ).constraint("guided_")
-            if older
-            else None,
-        ]
+        asked = [self._of_response_format(), self._of_structured_outputs(), self._of_guided_fields()]
         constraints = [constraint for constraint in asked if constraint is not None]
         if len(constraints) > 1:
             names = " and ".join(f"'{constraint.param}'" for constraint in constraints)
             raise InvalidRequestError(f"{names} contradict each other; leave one out", param=constraints[1].param)
         return constraints[0] if constraints else None
+
+    def _of_response_format(self) -> Constraint | None:
+        return None if self.response_format is None else self.response_format.constraint()
+
+    def _of_structured_outputs(self) -> Constraint | None:
+        outputs = self.structured_outputs
+        return None if outputs is None else outputs.constraint("structured_outputs.")
+
+    def _of_guided_fields(self) -> Constraint | None:
+        older = StructuredOutputs(
+            json=self.guided_json,
+            regex=self.guided_regex,
+            choice=self.guided_choice,
+            grammar=self.guided_grammar,
+            whitespace_pattern=self.guided_whitespace_pattern,
+        )
+        return older.constraint("guided_") if older.kinds else None
 
 
 def _schema(given: Schema, param: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gateway.choice_message import MessageReading
 from gateway.choice_text import ChoiceReader, ChoiceText, SilentChoice, TextRules
 from gateway.vocabulary import Vocabulary
 from shared.ids import GatewayId, Handle, RequestId
@@ -32,6 +33,7 @@ class Submission(NamedTuple):
         prompts: One request on the bus each, all with the same number of choices.
         rules: What of the tokens the client reads.
         num_kept: Choices of each prompt that are answered; the best, if more are computed.
+        reading: How the text of each choice becomes a message; None if it is the message.
         is_silent: No output is wanted, only what is told of the prompt.
         priority: Lower runs first.
         cache_salt: Prefixes are shared only among the same salt.
@@ -41,6 +43,7 @@ class Submission(NamedTuple):
     prompts: tuple[PreparedPrompt, ...]
     rules: TextRules
     num_kept: int = 1
+    reading: MessageReading | None = None
     is_silent: bool = False
     priority: int = 0
     cache_salt: str = ""
@@ -59,6 +62,8 @@ class Submission(NamedTuple):
         """Who follows the tokens of each choice."""
         if self.is_silent:
             return [SilentChoice(choice) for choice in range(self.num_choices)]
+        if self.reading is not None:
+            return [self.reading.reader(choice, self.rules) for choice in range(self.num_choices)]
         offsets = [len(prompt.echo) for prompt in self.prompts for _ in range(self.num_choices_per_prompt)]
         return [
             ChoiceText(choice, vocabulary, self.rules._replace(start_offset=offset))

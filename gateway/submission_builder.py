@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.choice_text import TextRules
 from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody, Prompt
+from gateway.output_planner import OutputPlanner
 from gateway.prompt_tokens import PromptTokenizer
 from gateway.submission import PreparedPrompt, Submission
 from gateway.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ class SubmissionBuilder:
         self,
         tokenizer: Tokenizer,
         max_model_len: Callable[[], int | None],
+        planner: OutputPlanner,
         *,
         max_logprobs: int = 20,
         trusts_templates: bool = False,
@@ -37,12 +39,14 @@ class SubmissionBuilder:
         Args:
             tokenizer: The model's.
             max_model_len: Tokens of a prompt and its output together, or None while nobody knows.
+            planner: Of what outputs must look like.
             max_logprobs: Likeliest tokens told beside each token, at most.
             trusts_templates: See `PromptTokenizer`.
         """
         self.prompts = PromptTokenizer(tokenizer, trusts_templates=trusts_templates)
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._planner = planner
         self._max_logprobs = max_logprobs
 
     async def chat(self, body: ChatCompletionBody, completion_id: str) -> Submission:
@@ -51,11 +55,14 @@ class SubmissionBuilder:
         Raises:
             InvalidRequestError: it does not fit the template, the vocabulary or the context.
         """
-        token_ids = await self.prompts.conversation(body)
+        text = self.prompts.render(body)
+        token_ids = await self.prompts.text(text, add_special_tokens=body.add_special_tokens)
+        plan = await self._planner.message(body, text, completion_id)
         last = body.messages[-1]
         echo = last.content if body.echo and last.role == "assistant" else ""
-        prepared = self._prepare(body, [(token_ids, echo)], param="messages", default_limit=None)
-        return self._submission(body, completion_id, prepared, is_whole_text=True)
+        prepared = self._prepare(body, [(token_ids, echo)], plan.grammar, param="messages", default_limit=None)
+        submission = self._submission(body, completion_id, prepared, is_whole_text=True)
+        return submission._replace(reading=plan.reading)
 
     async def text(self, body: CompletionBody, completion_id: str) -> Submission:
         """One or several prompts.
@@ -70,7 +77,8 @@ class SubmissionBuilder:
                 param="prompt",
             )
         prompts = [await self._prompt(prompt, body) for prompt in body.prompts]
-        prepared = self._prepare(body, prompts, param="prompt", default_limit=_DEFAULT_COMPLETION_TOKENS)
+        plan = await self._planner.text(body)
+        prepared = self._prepare(body, prompts, plan.grammar, param="prompt", default_limit=_DEFAULT_COMPLETION_TOKENS)
         return self._submission(body, completion_id, prepared, is_whole_text=False)
 
     async def _prompt(self, prompt: Prompt, body: CompletionBody) -> tuple[Sequence[int], str]:
@@ -106,13 +114,14 @@ class SubmissionBuilder:
         self,
         body: GenerationBody,
         prompts: Sequence[tuple[Sequence[int], str]],
+        grammar: str,
         *,
         param: str,
         default_limit: int | None,
     ) -> list[PreparedPrompt]:
         self._check(body)
         seed = secrets.randbits(64) if body.seed is None else body.seed % 2**64
-        sampling = self._sampling(body, seed)
+        sampling = self._sampling(body, seed, grammar)
         prepared = []
         for whole, echo in prompts:
             token_ids = self._truncated(whole, body)
@@ -176,9 +185,9 @@ class SubmissionBuilder:
             )
         return limit
 
-    def _sampling(self, body: GenerationBody, seed: int) -> SamplingParams:
-        """For one of the prompts, all but the length of its output."""
-        ends = () if body.ignore_eos else self._tokenizer.eos_token_ids
+    def _sampling(self, body: GenerationBody, seed: int, grammar: str) -> SamplingParams:
+        """For one of the prompts, all but the length of its output. With a grammar the model's ends count always."""
+        ends = () if body.ignore_eos and not grammar else self._tokenizer.eos_token_ids
         num_logprobs = body.num_top_logprobs
         if num_logprobs is None and body.num_made > body.n:
             num_logprobs = 0  # the best is chosen by them
@@ -199,4 +208,5 @@ class SubmissionBuilder:
             bad_words=self.prompts.bad_words(body.bad_words),
             logprobs=num_logprobs,
             prompt_logprobs=body.num_top_prompt_logprobs,
+            grammar=grammar,
         )

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import tokenizers
 
-from gateway.chat_template import DEFAULT_RENDERING, ChatMessage, ChatTemplate, Rendering
+from gateway.chat_template import DEFAULT_RENDERING, ChatTemplate, Rendering
 from gateway.detokenizer import IncrementalDetokenizer
+from gateway.tool_calls.history import ChatMessage
 from gateway.vocabulary import Vocabulary
 from shared.errors import InvalidRequestError
 
@@ -16,6 +17,7 @@ class Tokenizer:
     Attributes:
         vocabulary: The bytes of each token.
         eos_token_ids: Tokens that end an answer.
+        chat_template: The model's own, if it has one.
     """
 
     def __init__(
@@ -26,7 +28,7 @@ class Tokenizer:
         chat_template: ChatTemplate | None = None,
     ) -> None:
         self._backend = backend
-        self._chat_template = chat_template
+        self.chat_template = chat_template
         self.vocabulary = Vocabulary.of(backend)
         self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
 
@@ -61,7 +63,7 @@ class Tokenizer:
         Raises:
             InvalidRequestError: the model has no chat template, or the template refuses these messages.
         """
-        chosen = self._chat_template
+        chosen = self.chat_template
         if template is not None:
             chosen = (chosen or ChatTemplate("", {})).replaced(template)
         if chosen is None:

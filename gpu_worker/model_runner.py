@@ -57,8 +57,8 @@ class ModelRunner:
         self._cache = cache
         self._state = state
         self._sampler = sampler
-        self._grammars = grammars
         self._pooler = Pooler()
+        self._grammars = grammars
         self._capabilities = capabilities
         self._device = torch.device(capabilities.device)
 

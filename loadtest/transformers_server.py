@@ -20,11 +20,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from transformers import PreTrainedModel
 
+from gateway.chat_format import ChatFormat
 from gateway.choice_text import ChoiceText, TextDelta
 from gateway.errors import install_error_handlers
+from gateway.grammar_check import GrammarCheck
 from gateway.openai_requests import CompletionBody
 from gateway.openai_responses import ModelCard, ModelList, Usage
 from gateway.output_draft import OutputDraft
+from gateway.output_planner import OutputPlanner
 from gateway.shape import Detail, Envelope, Prompt
 from gateway.sse import DONE, EventWriter
 from gateway.submission import Submission
@@ -52,7 +55,8 @@ class _Completions:
         self.started_s = int(time.time())
         self.batcher = batcher
         self._vocabulary = tokenizer.vocabulary
-        self._submissions = SubmissionBuilder(tokenizer, lambda: max_model_len)
+        planner = OutputPlanner(ChatFormat.choose(tokenizer), GrammarCheck(tokenizer))
+        self._submissions = SubmissionBuilder(tokenizer, lambda: max_model_len, planner)
         self._num_requests = 0
 
     async def answer(self, body: CompletionBody) -> Response:
@@ -86,6 +90,8 @@ def _check(submission: Submission) -> None:
             f"'temperature' is {sampling.temperature}, but this server's batches are greedy; send 0",
             param="temperature",
         )
+    if sampling.grammar:
+        raise InvalidRequestError("this server's batches follow no grammar; leave the output's form out")
 
 
 async def _deltas(request: StaticRequest, text: ChoiceText) -> AsyncIterator[TextDelta]:

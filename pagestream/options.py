@@ -121,6 +121,37 @@ TrustRequestChatTemplate = Annotated[
         "trust-request-chat-template", _API, "Let requests bring a chat template: a program, in a sandbox.", switch=True
     ),
 ]
+EnableAutoToolChoice = Annotated[
+    bool, _flag("enable-auto-tool-choice", _API, "Let the model call tools without being made to.", switch=True)
+]
+ToolCallParser = Annotated[
+    str | None,
+    _flag(
+        "tool-call-parser",
+        _API,
+        "How it writes calls: hermes, llama3_json, mistral, none. Default: by chat template.",
+    ),
+]
+ReasoningParser = Annotated[
+    str | None,
+    _flag(
+        "reasoning-parser",
+        _API,
+        "How it writes reasoning: deepseek_r1, qwen3, ..., none. Default: by chat template.",
+    ),
+]
+
+PoolingKind = Annotated[
+    Literal["last", "mean"],
+    _flag("pooling", _API, "What an embedding is: the last hidden state of the last token, or the mean of all."),
+]
+MaxFileBytes = Annotated[int, _count("max-file-bytes", _API, "Size of an uploaded file, such as 100M.")]
+MaxResponseStoreBytes = Annotated[
+    int, _count("max-response-store-bytes", _API, "Redis memory for kept responses; the oldest are dropped.")
+]
+MaxFileStoreBytes = Annotated[
+    int, _count("max-file-store-bytes", _API, "Redis memory for files, and again for batches; more are refused.")
+]
 
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[

@@ -54,9 +54,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         logprobs: Likeliest tokens told beside each output token, with log-probabilities; None tells nothing, not even
             the output token's own.
         prompt_logprobs: The same for the tokens of the prompt, told once, with choice 0.
+        pooling: What vector of the prompt is told with the first output token, if any.
         grammar: What the output must be, in a form that `shared.grammar` compiles; empty for anything. Stop tokens are
             no part of it, and are chosen only where it may end.
-        pooling: What vector of the prompt is told with the first output token, if any.
     """
 
     temperature: float = 1.0
@@ -76,8 +76,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    grammar: str = ""
     pooling: Pooling = Pooling.NONE
+    grammar: str = ""
 
     @property
     def is_greedy(self) -> bool:

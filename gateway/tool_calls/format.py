@@ -17,8 +17,10 @@ class ToolCallFormat(Protocol):
         marks: Texts that calls are made of; where one is a special token, the parser must see its name.
     """
 
-    name: str
-    marks: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see above
+    @property
+    def marks(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def parser(self, tools: Sequence[Tool], *, max_calls: int | None) -> CallParser:
         """For one message.

@@ -11,8 +11,11 @@ import pytest
 
 from gateway.app import GatewayApp, create_app
 from gateway.archives import Archives
+from gateway.chat_format import ChatFormat
 from gateway.gguf_tokenizer import tokenizer_from_gguf
+from gateway.grammar_check import GrammarCheck
 from gateway.main import GatewayServer
+from gateway.output_planner import OutputPlanner
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from gateway.vocabulary import byte_alphabet
@@ -41,6 +44,11 @@ EOS = 257
 def byte_tokenizer() -> Tokenizer:
     """Token i is byte i; 256 and 257 are ChatML's marks."""
     return tokenizer_from_gguf(BYTE_METADATA)
+
+
+def planner(tokenizer: Tokenizer, **settings: object) -> OutputPlanner:
+    """As the application makes it."""
+    return OutputPlanner(ChatFormat.choose(tokenizer, **settings), GrammarCheck(tokenizer))
 
 
 def says(text: str) -> Answer:

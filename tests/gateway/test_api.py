@@ -196,7 +196,7 @@ BAD_BODIES = {
     "negative temperature": (CHAT | {"temperature": -1}, 400, "temperature"),
     "negative max_tokens": (CHAT | {"max_tokens": -5}, 400, "max_tokens"),
     "10,000 stop strings": (CHAT | {"stop": ["x"] * 10_000}, 400, "stop"),
-    "tools": (CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+    "tools": (CHAT | {"tools": [{"type": "custom", "function": {"name": "f"}}]}, 400, "tools[0].type"),
     "5 MB": (json.dumps(CHAT | {"user": "x" * 5_000_000}).encode(), 413, None),
 }
 

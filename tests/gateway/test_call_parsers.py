@@ -43,6 +43,7 @@ def fold(parsed: Iterable[Parsed]) -> Message:
 
 ARGS = '{"city": "Paris \\"}{<", "days": [1, {"a": null}]}'
 CALL = f'{{"name": "get_weather", "arguments": {ARGS}}}'
+UNUSUAL = '<tool_call>\n{"parameters": {}, "id": [1], "name": "f"}\n</tool_call>'
 CASES: list[tuple[str, str, Message]] = [
     ("hermes", "Hello.", ("Hello.", [])),
     ("hermes", "Hello <tool", ("Hello <tool", [])),
@@ -51,8 +52,7 @@ CASES: list[tuple[str, str, Message]] = [
     ("hermes", f"Sure.\n\n<tool_call>{CALL}</tool_call>\n", ("Sure.", [("get_weather", ARGS)])),
     (
         "hermes",
-        f"A <tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{{'name': 1}}\n</tool_call>\n"
-        '<tool_call>\n{"parameters": {}, "id": [1], "name": "f"}\n</tool_call> B',
+        f"A <tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{{'name': 1}}\n</tool_call>\n{UNUSUAL} B",
         ("A\n<tool_call>\n{'name': 1}\n</tool_call> B", [("get_weather", ARGS), ("f", "{}")]),
     ),
     ("hermes", '<tool_call>{"name": "f"}</tool_call>', ("", [("f", "{}")])),
@@ -101,39 +101,12 @@ def test_every_cut_and_every_character_on_its_own_mean_the_same(form: str, text:
         assert read(PARSERS[form](), [text[:cut], text[cut:]]) == message
 
 
-PIECES = st.sampled_from(
-    [
-        "<tool_call>",
-        "</tool_call>",
-        "[TOOL_CALLS]",
-        "[ARGS]",
-        "[CALL_ID]",
-        "<|python_tag|>",
-        "[",
-        "]",
-        "{",
-        "}",
-        ",",
-        ":",
-    ]
-    + [
-        '"name"',
-        '"arguments"',
-        '"parameters"',
-        '"f"',
-        '"get_weather"',
-        '"',
-        "\\",
-        " ",
-        "\n",
-        ";",
-        "1",
-        "null",
-        "f",
-        "é",
-    ]
-    + [CALL, ARGS, '{"name": "f", "arguments": {', "<tool_", "Hello"]
-)
+WORDS = [
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>", "<tool_", "Hello"),
+    *("[", "]", "{", "}", ",", ":", ";", '"', "\\", "1", "null", "f", "é"),
+    *('"name"', '"arguments"', '"parameters"', '"f"', '"get_weather"'),
+]
+PIECES = st.sampled_from([*WORDS, " ", "\n", CALL, ARGS, '{"name": "f", "arguments": {'])
 
 
 @given(st.lists(PIECES, max_size=12).map("".join), st.data())

@@ -111,14 +111,10 @@ def test_a_missing_field_is_named() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
         ("functions", [{}]),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
         ("web_search_options", {}),
-        ("structured_outputs", {"json": {}}),
         ("suffix", "x"),
         ("use_beam_search", True),
         ("logprob_token_ids", [5]),

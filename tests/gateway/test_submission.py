@@ -10,6 +10,7 @@ from gateway.tokenizer import Tokenizer
 from shared.errors import InvalidRequestError, ServiceUnavailableError
 from shared.ids import GatewayId, Handle
 from shared.packing import unpack_u32
+from tests.gateway.conftest import planner
 
 CONTEXT = 100
 Submit = Callable[..., "Submission"]
@@ -17,7 +18,7 @@ Submit = Callable[..., "Submission"]
 
 @pytest.fixture
 def builder(byte_tokenizer: Tokenizer) -> SubmissionBuilder:
-    return SubmissionBuilder(byte_tokenizer, lambda: CONTEXT)
+    return SubmissionBuilder(byte_tokenizer, lambda: CONTEXT, planner(byte_tokenizer))
 
 
 async def text(builder: SubmissionBuilder, **fields: object) -> Submission:
@@ -109,4 +110,4 @@ async def test_developers_are_the_system(builder: SubmissionBuilder, byte_tokeni
 
 async def test_nothing_is_promised_while_the_context_is_unknown(byte_tokenizer: Tokenizer) -> None:
     with pytest.raises(ServiceUnavailableError, match="context length"):
-        await text(SubmissionBuilder(byte_tokenizer, lambda: None))
+        await text(SubmissionBuilder(byte_tokenizer, lambda: None, planner(byte_tokenizer)))
