@@ -12,7 +12,7 @@ LEAST_LOGPROB: Final = -9999.0
 
 def finite(logprob: float) -> float:
     """A log-probability that JSON can hold."""
-    return max(logprob, LEAST_LOGPROB)
+    return max(LEAST_LOGPROB, logprob)  # in this order, for a NaN
 
 
 def content_logprob(names: TokenNames, token: ScoredToken) -> ContentLogprob:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState
+from gpu_worker.captured_steps import CapturedSteps
 from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.logits_processors.grammar import GrammarMask
 from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
@@ -47,6 +48,7 @@ class ModelRunner:
         self,
         model: Decoder,
         cache: KVCache,
+        steps: CapturedSteps,
         state: BatchState,
         sampler: Sampler,
         grammars: GrammarMask,
@@ -55,6 +57,7 @@ class ModelRunner:
     ) -> None:
         self._model = model
         self._cache = cache
+        self._steps = steps
         self._state = state
         self._sampler = sampler
         self._pooler = Pooler()
@@ -152,10 +155,12 @@ class ModelRunner:
             kv_cache_dtype=precision.kv_cache_dtype_name,
             quantization=precision.quantization_name,
         )
+        max_blocks = -(-geometry.max_model_len // block_size)
+        steps = CapturedSteps(model, cache, ops.capture, max_blocks=max_blocks)
         compiler = GrammarCompiler(partial(tokenizer_json, checkpoint), config.eos_token_ids)
         grammars = GrammarMask(compiler, config.vocab_size)
         pipeline = LogitsPipeline([*standard_processors(config.vocab_size), grammars], max_num_seqs=max_num_seqs)
-        return cls(model, cache, state, Sampler(state, ops, pipeline), grammars, capabilities=capabilities)
+        return cls(model, cache, steps, state, Sampler(state, ops, pipeline), grammars, capabilities=capabilities)
 
     @property
     def capabilities(self) -> WorkerCapabilities:
@@ -174,7 +179,7 @@ class ModelRunner:
         if not len(work.slots):
             return StepOutput([], 0)
         step = StepInput.build(self._state, work, device=self._device)
-        hidden = self._model.hidden_states(step, self._cache)
+        hidden = self._steps.hidden_states(step)
         told = prompt_logprobs(self._state, work, hidden, self._model.logits)
         embeddings = self._pooler.pool(self._state, work, hidden)
         logits = self._model.logits(hidden.index_select(0, step.sampled_rows))

@@ -31,6 +31,11 @@ class StepInput:
     sampled_rows: Tensor
     sampled_slots: NDArray[np.int64]
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether every sequence computes one token."""
+        return len(self.token_ids) == len(self.batch.context_lens)
+
     @classmethod
     def build(cls, state: BatchState, work: Work, *, device: torch.device) -> "StepInput":
         """Derive a step's input, for at least one row that computes at least one token."""

@@ -5,7 +5,7 @@ Every op's result for a token depends on that token alone, bit for bit: not on i
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from kernels import matrix_unit
 from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 from kernels.cache_rows import row_size
+from kernels.native_calls import NativeCalls
 from kernels.native_library import (
     BLOCK_FORMATS,
     CACHE_FORMATS,
@@ -64,6 +65,7 @@ def load(path: Path) -> Ops:
         argmax=ops.argmax,
         sample=ops.sample,
         cache_shapes=cache_shapes,
+        capture=ops.capture,
     )
 
 
@@ -80,10 +82,10 @@ class _Packed(Protocol):
     num_rows: int
     num_columns: int
     struct: ctypes.Structure
-    multiply: Callable[..., None]
-    """(struct, x, num_tokens, y, stride of y)."""
-    gather: Callable[..., None]
-    """(struct, rows, num_tokens, y)."""
+    multiply: str
+    """Function that takes (struct, x, num_tokens, y, stride of y)."""
+    gather: str
+    """Function that takes (struct, rows, num_tokens, y)."""
 
 
 class _PackedFloats:
@@ -92,8 +94,8 @@ class _PackedFloats:
     def __init__(self, library: ctypes.CDLL, matrix: Tensor | BlockMatrix, bias: Tensor | None) -> None:
         numbers = matrix.blocks if isinstance(matrix, BlockMatrix) else matrix
         number_format = BLOCK_FORMATS[matrix.format] if isinstance(matrix, BlockMatrix) else FLOAT_FORMATS[matrix.dtype]
-        self.multiply: Callable[..., None] = library.linear
-        self.gather: Callable[..., None] = library.gather_rows
+        self.multiply = "linear"
+        self.gather = "gather_rows"
         self.num_rows, self.num_columns = matrix.shape
         self._panels = _panels(self.num_rows, library.panel_bytes(number_format, self.num_columns))
         self._bias = _padded(bias, self.num_rows)
@@ -113,8 +115,8 @@ class _PackedInt8:
     """A matrix that is multiplied by activations in int8."""
 
     def __init__(self, library: ctypes.CDLL, matrix: Int8Matrix, bias: Tensor | None) -> None:
-        self.multiply: Callable[..., None] = library.linear_int8
-        self.gather: Callable[..., None] = library.gather_rows_int8
+        self.multiply = "linear_int8"
+        self.gather = "gather_rows_int8"
         self.num_rows, self.num_columns = matrix.shape
         self._panels = _panels(self.num_rows, library.int8_panel_bytes(self.num_columns))
         self._bias = _padded(bias, self.num_rows)
@@ -148,7 +150,8 @@ def _num_panels(num_rows: int) -> int:
 class _Linear:
     """Packed matrices that read the same input, their outputs side by side."""
 
-    def __init__(self, parts: Sequence[_Packed]) -> None:
+    def __init__(self, call: NativeCalls, parts: Sequence[_Packed]) -> None:
+        self._call = call
         self._out_features = sum(part.num_rows for part in parts)
         self._parts = []
         first = 0
@@ -157,30 +160,31 @@ class _Linear:
             first += part.num_rows
 
     def __call__(self, x: Tensor) -> Tensor:
-        num_tokens, out_features = x.shape[0], self._out_features
-        y = torch.empty(num_tokens, out_features)
+        call, num_tokens, out_features = self._call, x.shape[0], self._out_features
+        y = call.empty(num_tokens, out_features)
         source, target = address(x), y.data_ptr()
         for _, multiply, struct, offset in self._parts:
-            multiply(struct, source, num_tokens, target + offset, out_features)
+            call(multiply, struct, source, num_tokens, target + offset, out_features)
         return y
 
 
 class _Embedding:
-    def __init__(self, packed: _Packed) -> None:
+    def __init__(self, call: NativeCalls, packed: _Packed) -> None:
+        self._call = call
         self._packed = packed
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        rows = torch.empty(len(token_ids), self._packed.num_columns)
-        self._packed.gather(self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
+        rows = self._call.empty(len(token_ids), self._packed.num_columns)
+        self._call(self._packed.gather, self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
         return rows
 
     def head(self) -> Linear:
-        return _Linear([self._packed])
+        return _Linear(self._call, [self._packed])
 
 
 class _Attention:
-    def __init__(self, library: ctypes.CDLL, batch: PagedBatch) -> None:
-        self._paged_attention = library.paged_attention
+    def __init__(self, call: NativeCalls, batch: PagedBatch) -> None:
+        self._call = call
         self._batch = batch
         self._struct = BatchStruct(
             address(batch.query_start),
@@ -192,8 +196,9 @@ class _Attention:
 
     def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
         query = query.contiguous()
-        output = torch.empty_like(query)
-        self._paged_attention(
+        output = self._call.empty(*query.shape)
+        self._call(
+            "paged_attention",
             self._struct,
             query.data_ptr(),
             query.shape[1],
@@ -211,6 +216,8 @@ class _NativeOps:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._call = NativeCalls(library)
+        self.capture = self._call.capture
         library.set_num_threads(torch.get_num_threads())
 
     def pack_linear(self, matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
@@ -227,29 +234,29 @@ class _NativeOps:
             own_bias = None if bias is None else bias[first : first + rows]
             parts.append(_pack(self._library, _stack(run), own_bias))
             first += rows
-        return _Linear(parts)
+        return _Linear(self._call, parts)
 
     def pack_embedding(self, matrix: Matrix) -> _Embedding:
         """As the reference; the head shares the embedding's memory."""
-        return _Embedding(_pack(self._library, matrix, None))
+        return _Embedding(self._call, _pack(self._library, matrix, None))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """As the reference."""
-        y = torch.empty_like(x)
-        self._library.rms_norm(address(x), weight.data_ptr(), eps, *x.shape, y.data_ptr())
+        y = self._call.empty(*x.shape)
+        self._call("rms_norm", address(x), weight.data_ptr(), eps, *x.shape, y.data_ptr())
         return y
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """As the reference; the sum is made in `residual`."""
-        y = torch.empty_like(x)
-        self._library.add_rms_norm(address(x), address(residual), weight.data_ptr(), eps, *x.shape, y.data_ptr())
+        y = self._call.empty(*x.shape)
+        self._call("add_rms_norm", address(x), address(residual), weight.data_ptr(), eps, *x.shape, y.data_ptr())
         return y, residual
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
         """As the reference."""
         num_tokens, size = x.shape[0], x.shape[1] // 2
-        y = torch.empty(num_tokens, size)
-        self._library.silu_and_mul(address(x), num_tokens, size, y.data_ptr())
+        y = self._call.empty(num_tokens, size)
+        self._call("silu_and_mul", address(x), num_tokens, size, y.data_ptr())
         return y
 
     def rotate_and_write(
@@ -257,8 +264,9 @@ class _NativeOps:
     ) -> Tensor:
         """As the reference, in one pass."""
         num_tokens, num_heads = qkv.shape[0], qkv.shape[1] - 2 * value_cache.shape[1]
-        query = torch.empty(num_tokens, num_heads, qkv.shape[2])
-        self._library.rotate_and_write(
+        query = self._call.empty(num_tokens, num_heads, qkv.shape[2])
+        self._call(
+            "rotate_and_write",
             address(qkv),
             address(cos),
             address(sin),
@@ -275,7 +283,7 @@ class _NativeOps:
     def plan_attention(self, batch: PagedBatch) -> PagedAttention:
         """As the reference. Also the moment, once a step, to follow PyTorch in its number of threads."""
         self._library.set_num_threads(torch.get_num_threads())
-        return _Attention(self._library, batch)
+        return _Attention(self._call, batch)
 
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """As the reference."""

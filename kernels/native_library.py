@@ -65,6 +65,20 @@ class SamplingStruct(ctypes.Structure):
     _fields_ = tuple((name, c_void_p) for name in ("temperature", "top_k", "top_p", "min_p", "uniforms"))
 
 
+MAX_ARGUMENTS: Final = 10
+REPEATABLE: Final = (
+    *("linear", "linear_int8", "gather_rows", "gather_rows_int8", "rms_norm", "add_rms_norm", "silu_and_mul"),
+    *("rotate_and_write", "paged_attention"),
+)
+"""Functions by their numbers, `enum Function`."""
+
+
+class CallStruct(ctypes.Structure):
+    """`struct Call`."""
+
+    _fields_ = (("function", c_int64), ("arguments", c_int64 * MAX_ARGUMENTS))
+
+
 _POINTER, _COUNT = c_void_p, c_int64
 _RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways", "num_read_pieces", "multiply_add_all")
 _SIGNATURES: Final = {
@@ -90,6 +104,7 @@ _SIGNATURES: Final = {
         *(POINTER(BatchStruct), _POINTER, _COUNT),
         *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _POINTER),
     ),
+    "repeat_calls": (POINTER(CallStruct), _COUNT),
     "argmax": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),
     "sample": (_POINTER, _COUNT, _COUNT, POINTER(SamplingStruct), _POINTER),
     "num_read_pieces": (_COUNT,),

@@ -54,7 +54,7 @@ class _TimedEmbedding:
 
 
 def timed_ops(ops: Ops, watch: Stopwatch, *, vocab_size: int) -> Ops:
-    """A table with the same results, whose calls are booked on a stopwatch.
+    """A table with the same results, whose calls are booked on a stopwatch. It captures nothing.
 
     Args:
         ops: On a CPU, where a call has computed when it returns.
@@ -85,4 +85,5 @@ def timed_ops(ops: Ops, watch: Stopwatch, *, vocab_size: int) -> Ops:
         plan_attention=plan,
         argmax=watch.time("sampling", ops.argmax),
         sample=watch.time("sampling", ops.sample),
+        capture=None,
     )

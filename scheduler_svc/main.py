@@ -5,6 +5,8 @@ import logging
 import time
 from typing import Final
 
+import uvloop
+
 from scheduler_svc.service import SchedulerService
 from scheduler_svc.settings import SchedulerSettings
 from shared.observability import configure_logging
@@ -20,7 +22,8 @@ _LONGEST_END_S: Final = 3.0
 def run(settings: SchedulerSettings) -> int:
     """Schedule until SIGTERM or SIGINT; returns the exit code."""
     configure_logging("scheduler", level=settings.log_level)
-    asyncio.run(_run(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
     return 0
 
 

@@ -190,7 +190,9 @@ class Term:
     async def _send(self) -> None:
         while not self._stopping.is_set():
             try:
-                await asyncio.wait_for(self._work.wait(), _READ_TIMEOUT_S)
+                # Not `wait_for`: before Python 3.12 it forgets a cancellation that comes with the event.
+                async with asyncio.timeout(_READ_TIMEOUT_S):
+                    await self._work.wait()
             except TimeoutError:
                 continue
             self._work.clear()

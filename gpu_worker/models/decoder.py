@@ -18,6 +18,9 @@ from kernels.arguments import Linear, PagedAttention
 from kernels.ops import Ops
 from shared.model_config import ModelConfig
 
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of a step's tokens, each [num_tokens, head_dim / 2]."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
@@ -42,7 +45,7 @@ class Decoder:
             self._head = self._embedding.head()
         else:
             self._head = ops.pack_linear([weights.matrix("lm_head.weight")], None)
-        self._rotary = RotaryTable(
+        self.rotary = RotaryTable(
             config,
             max_positions=max_positions,
             dtype=self._norm.dtype,
@@ -64,8 +67,11 @@ class Decoder:
 
     def hidden_states(self, step: StepInput, cache: KVCache) -> Tensor:
         """As `forward`, but returns the last hidden states of all tokens, [num_tokens, hidden_size]."""
+        return self.layers(step, self.rotary.at(step.positions), cache)
+
+    def layers(self, step: StepInput, rotation: Rotation, cache: KVCache) -> Tensor:
+        """As `hidden_states`, by the ops alone."""
         attention = self._ops.plan_attention(step.batch)
-        rotation = self._rotary.at(step.positions)
         residual = self._embedding(step.token_ids)
         hidden = self._ops.rms_norm(residual, self._layers[0].input_norm, self._config.rms_norm_eps)
         next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._norm]
@@ -80,7 +86,7 @@ class Decoder:
         self,
         layer: _Layer,
         hidden: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
         attention: PagedAttention,
         step: StepInput,
         cache: tuple[Tensor, Tensor],

@@ -50,9 +50,10 @@ class RotaryTable:
         self.cos = (angles.cos() * scale).to(device, dtype)
         self.sin = (angles.sin() * scale).to(device, dtype)
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions [num_tokens], each [num_tokens, head_dim / 2]."""
-        return self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+    def at(self, positions: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [num_tokens], each [num_tokens, head_dim / 2], in `out` if it is given."""
+        cos, sin = out or (None, None)
+        return torch.index_select(self.cos, 0, positions, out=cos), torch.index_select(self.sin, 0, positions, out=sin)
 
 
 def _frequencies(config: ModelConfig, max_positions: int) -> Tensor:

@@ -71,6 +71,18 @@ struct Batch {
 void paged_attention(const Batch* batch, const float* query, int64_t num_heads, const CacheShape* shape,
                      const void* keys, const void* values, float scale, float* y);
 
+// A call of one of these functions with its arguments, each in a word's low bytes: what a step of the model is made of.
+enum Function : int64_t {
+    kLinear, kLinearInt8, kGatherRows, kGatherRowsInt8, kRmsNorm, kAddRmsNorm, kSiluAndMul, kRotateAndWrite,
+    kPagedAttention
+};
+enum : int64_t { kMaxArguments = 10 };
+struct Call {
+    int64_t function, arguments[kMaxArguments];
+};
+
+void repeat_calls(const Call* calls, int64_t num_calls);
+
 // The first of the largest logits [num_rows][vocab_size], 0 where they hold NaN or infinity, or nothing but -infinity.
 void argmax(const float* logits, int64_t num_rows, int64_t vocab_size, int64_t* tokens, bool* is_finite);
 

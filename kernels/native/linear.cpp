@@ -1,14 +1,15 @@
 // Matrices in the formats of formats.h: packing, multiplying, reading rows.
 //
-// Threads share out the outputs and never a sum over k; the sums have one order (tile.h). A few rows are multiplied
-// straight from the packed weights; for more, a piece of a panel is expanded into the first-level cache and used by
-// all of them.
+// Threads share out the outputs and never a sum over k; the sums have one order (tile.h, linear_blocks.h). Rows are
+// multiplied straight from the weights as they are stored; many rows by 16-bit or 32-bit numbers by way of a piece of a
+// panel that is expanded into the first-level cache and used by all of them.
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "formats.h"
 #include "library.h"
+#include "linear_blocks.h"
 #include "threads.h"
 #if defined(__AMX_BF16__)
 #include "linear_unit.h"
@@ -17,10 +18,10 @@
 namespace pagestream {
 namespace {
 
-constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr long kSharedRows = 120;       // whose sums stay beside it
+constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr int kDirectPanels = 8;        // that are handed out at once
-constexpr int kDirectTiles = 2;         // of rows; weights are unpacked for each of them
+constexpr int kDirectTiles = 2;         // of rows; weights are widened for each of them
 constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
 
 INLINE int lanes_of(const Matrix& matrix, long panel) {
@@ -79,6 +80,44 @@ void direct_rows(const Matrix& matrix, const float* x, long num_tokens, float* y
             });
         }
     });
+}
+
+template <class Block, int R, int P>
+void multiply_blocks(const Matrix& matrix, long panel, const BlockRows& rows, long row, float* y, long ldy) {
+    const long bytes = Blocks<Block>::panel_bytes(matrix.num_columns);
+    const Block* blocks[P];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) blocks[p] = (const Block*)(matrix.panels + (panel + p) * bytes);
+    alignas(64) float sums[R * P * kLanes];
+    put_bias(matrix, panel, P, R, sums);
+    // Asked for by the first rows, what the thread needs next is there for all.
+    add_blocks<R, P>(blocks, rows, row, row == 0 ? P * num_threads() * bytes : 0, sums);
+    put_out(matrix, panel, P, R, sums, y + row * ldy, ldy);
+}
+
+template <class Block>
+void block_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    static std::atomic<long> num_calls{0};
+    constexpr int kGroup = block_panels_of(1);  // a multiple of every other tile's panels
+    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
+    const long num_groups = (num_panels + kGroup - 1) / kGroup;
+    for (long row = 0; row < num_tokens; row += kSharedRows) {
+        const long rows = std::min(kSharedRows, num_tokens - row), call = ++num_calls;
+        const bool is_small = rows * matrix.num_rows * matrix.num_columns < kSmallWork;
+        parallel_for(num_groups, 1, is_small, [&](long begin, long end) {
+            static thread_local ScaledRows<Block> scaled_rows;
+            const BlockRows from = scaled_rows.of(call, x + row * matrix.num_columns, rows, matrix.num_columns);
+            for_row_tiles<kBlockTileRows>(rows, [&](auto height, long tile) {
+                constexpr int kPanels = block_panels_of(height);
+                const long stop = std::min(num_panels, end * kGroup);
+                float* to = y + row * ldy;
+                long panel = begin * kGroup;
+                for (; panel + kPanels <= stop; panel += kPanels)
+                    multiply_blocks<Block, height, kPanels>(matrix, panel, from, tile, to, ldy);
+                for (; panel < stop; ++panel) multiply_blocks<Block, height, 1>(matrix, panel, from, tile, to, ldy);
+            });
+        });
+    }
 }
 
 // Some rows times one group of panels, by way of the expanded weights.
@@ -191,15 +230,17 @@ void rows_on_unit(const Matrix& matrix, const float* x, long num_tokens, float* 
 
 #endif
 
-template <class Format>
-void multiply(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-#if defined(__AMX_BF16__)
-    if constexpr (UnitFormat<Format>::kExists) return rows_on_unit<Format>(matrix, x, num_tokens, y, ldy);
-#endif
-    if (num_tokens <= kDirectTiles * Format::kTileRows)
-        direct_rows<Format>(matrix, x, num_tokens, y, ldy);
+template <class T>
+void multiply(Dense<T>, const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    if (num_tokens <= kDirectTiles * Dense<T>::kTileRows)
+        direct_rows<Dense<T>>(matrix, x, num_tokens, y, ldy);
     else
-        expanded_rows<Format>(matrix, x, num_tokens, y, ldy);
+        expanded_rows<Dense<T>>(matrix, x, num_tokens, y, ldy);
+}
+
+template <class Block>
+void multiply(Blocks<Block>, const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
+    block_rows<Block>(matrix, x, num_tokens, y, ldy);
 }
 
 template <class F>
@@ -240,8 +281,13 @@ void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_
 
 void linear(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy) {
     if (!num_tokens) return;
-    with_format(matrix->format,
-                [&](auto chosen) { multiply<decltype(chosen)>(*matrix, x, num_tokens, y, ldy); });
+    with_format(matrix->format, [&](auto chosen) {
+#if defined(__AMX_BF16__)
+        using Format = decltype(chosen);
+        if constexpr (UnitFormat<Format>::kExists) return rows_on_unit<Format>(*matrix, x, num_tokens, y, ldy);
+#endif
+        multiply(chosen, *matrix, x, num_tokens, y, ldy);
+    });
 }
 
 void gather_rows(const Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y) {

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpu_worker.fake_embedding import fake_embedding
-from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
+from gpu_worker.fake_logprobs import fake_logprobs
+from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, StepId, WorkerId
 from shared.memory_bus import MemoryBus
-from shared.messages import Cancel, Embedding, Fault, PoolStatus, StepResult, Submit, TokenBatch
+from shared.messages import Cancel, Embedding, Fault, LogprobSpan, PoolStatus, StepResult, Submit, TokenBatch
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import FinishCode, Pooling
 
 Answer = Callable[[Submit, int, int], "int | Fault | None"]
 """(request, choice, position) -> a token, the end by an error, or None to wait."""
+
+VOCAB_SIZE = 258
 
 _WRITER = WorkerId("w-1")
 STATUS = PoolStatus(epoch=1, model="test", max_model_len=256, num_workers=1)
@@ -37,6 +40,7 @@ class ScriptedPool:
     status: PoolStatus | None = STATUS
     step_s: float = 0.0
     num_cached_tokens: int = 0
+    tells_logprobs: bool = True
     submits: list[Submit] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
 
@@ -99,6 +103,7 @@ class ScriptedPool:
         faults: tuple[Fault, ...],
     ) -> TokenBatch:
         positions = [row.num_tokens for row, _ in items]
+        logprobs, prompt_logprobs = self._logprobs(items) if self.tells_logprobs else ((), ())
         for row, token in items:
             row.num_tokens += 1
             if token in row.submit.sampling.stop_token_ids:
@@ -122,4 +127,21 @@ class ScriptedPool:
                 for row, _ in items
                 if row.submit.sampling.pooling is not Pooling.NONE
             ),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
+
+    @staticmethod
+    def _logprobs(items: list[tuple[_Row, int]]) -> tuple[tuple[LogprobSpan, ...], tuple[LogprobSpan, ...]]:
+        """Those of a `FakeRunner`; the prompt's come with the first output token."""
+        output, prompt = [], []
+        for row, token in items:
+            sampling, handle = row.submit.sampling, Handle(row.submit.handle + row.choice)
+            if sampling.logprobs is not None:
+                told = fake_logprobs([token], sampling.logprobs, VOCAB_SIZE)
+                output.append(LogprobSpan(handle, row.num_tokens, told))
+            tokens = unpack_u32(row.submit.prompt)[1:]
+            if sampling.prompt_logprobs is not None and row.choice == row.num_tokens == 0 and tokens:
+                told = fake_logprobs(tokens, sampling.prompt_logprobs, VOCAB_SIZE)
+                prompt.append(LogprobSpan(handle, 1, told))
+        return tuple(output), tuple(prompt)

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from gpu_worker.service import WorkerService
-from scheduler_svc.service import SchedulerService
+from scheduler_svc.service import SchedulerService, Term
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import Delivery
 from shared.errors import BusUnavailableError
@@ -256,3 +256,23 @@ async def test_a_standby_does_not_lead(bus):
 
 def test_ids_of_writers_differ_between_leaders_and_workers(bus):
     assert bus.worker().register() != WorkerId("s1")
+
+
+class FailingBus(MemorySchedulerBus):
+    """Redis goes away right after a read."""
+
+    num_reads = 0
+
+    async def receive(self, *, timeout_s: float) -> list[Delivery]:
+        self.num_reads += 1
+        if self.num_reads > 1:
+            raise BusUnavailableError("Redis does not answer")
+        return await super().receive(timeout_s=0.05)
+
+
+async def test_a_term_ends_although_there_was_work_at_that_very_moment() -> None:
+    bus = FailingBus(MemoryBus()._state, "s")
+    term = Term(bus, SETTINGS, await bus.acquire_lease(), clock=time.monotonic, stopping=asyncio.Event())
+    async with asyncio.timeout(10):
+        with pytest.raises(ExceptionGroup, match="unhandled errors"):
+            await term.run()

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -15,10 +16,19 @@ from openai import OpenAI
 from pagestream import LLM, SamplingParams
 from tests.system.processes import Services
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import LlamaForCausalLM
+
 pytestmark = pytest.mark.model
 
 WORKER = ("--max-model-len", "2048", "--num-threads", "1", "--kv-cache-memory-bytes", "300M")
 CHAT = [{"role": "user", "content": "Name three colours."}]
+FANCY = {
+    "temperature": 0.9, "seed": 5, "min_p": 0.02, "repetition_penalty": 1.1, "presence_penalty": 0.4,
+    "frequency_penalty": 0.2, "logit_bias": {"260": -3}, "bad_words": ["number", "one of the"], "echo": True,
+    "logprobs": 2, "return_token_ids": True,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +134,18 @@ def wait_until_running(url: str, *, num_requests: int) -> None:
 
 
 def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str) -> None:
-    def answer(index: int) -> str:
-        body = {"model": "demo", "prompt": f"Write about the number {index}.", "temperature": 0}
-        length = {"max_tokens": 300, "ignore_eos": True}
-        response = httpx.post(f"{url}/v1/completions", json=body | length, timeout=120)
+    def answer(index: int) -> dict[str, object]:
+        """Half of them need all that a worker knows of its sequences, and tell more than text."""
+        body = {"model": "demo", "prompt": f"Write about the number {index}.", "max_tokens": 300, "ignore_eos": True}
+        body |= FANCY if index % 2 else {"temperature": 0}
+        response = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
         assert response.status_code == 200, response.text
-        return str(response.json()["choices"][0]["text"])
+        return dict(response.json()["choices"][0])
 
     undisturbed = [answer(index) for index in range(4)]
     victim = services.start("worker", "demo", *WORKER)
     services.wait_for_workers(3)
-    disturbed: dict[int, str] = {}
+    disturbed: dict[int, dict[str, object]] = {}
     threads = [
         threading.Thread(target=lambda place=index: disturbed.update({place: answer(place % 4)})) for index in range(9)
     ]
@@ -146,6 +157,81 @@ def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str)
         thread.join()
     assert [disturbed[index] for index in range(9)] == [undisturbed[index % 4] for index in range(9)]
     assert re.search(r"is gone, [1-9]\d* sequences move on", services.logs())
+
+
+def scores(oracle: "LlamaForCausalLM", token_ids: list[int]) -> "Tensor":
+    """transformers' log-probabilities of all tokens at each place but the first, [num_tokens - 1, vocab_size]."""
+    import torch  # seconds, which the other tests do without
+
+    with torch.inference_mode():
+        return oracle(torch.tensor([token_ids])).logits[0, :-1].log_softmax(-1)
+
+
+def test_a_chats_logprobs_are_those_of_transformers(openai: OpenAI, demo_oracle: "LlamaForCausalLM") -> None:
+    answer = openai.chat.completions.create(
+        model="demo", messages=CHAT, max_tokens=12, temperature=0.7, seed=4, logprobs=True, top_logprobs=3,
+        logit_bias={"504": 2}, extra_body={"return_token_ids": True, "prompt_logprobs": 0},
+    )  # fmt: skip
+    (choice,), told = answer.choices, answer.model_extra
+    assert choice.logprobs is not None
+    assert told is not None
+    content = choice.logprobs.content or []
+    prompt, output = told["prompt_token_ids"], choice.model_extra["token_ids"]  # type: ignore[index]
+    table = scores(demo_oracle, prompt + output)
+    assert "".join(token.token for token in content).removesuffix("<|im_end|>") == choice.message.content
+    assert [bytes(token.bytes or []).decode() for token in content] == [token.token for token in content]
+    for place, (token_id, token) in enumerate(zip(output, content, strict=True), len(prompt) - 1):
+        assert token.logprob == pytest.approx(table[place, token_id].item(), abs=1e-3)
+        likeliest = table[place].topk(3).values.tolist()
+        assert [top.logprob for top in token.top_logprobs] == pytest.approx(likeliest, abs=1e-3)
+    assert told["prompt_logprobs"][0] is None
+    for place, (token_id, entry) in enumerate(zip(prompt[1:], told["prompt_logprobs"][1:], strict=True)):
+        assert list(entry) == [str(token_id)]
+        assert entry[str(token_id)]["logprob"] == pytest.approx(table[place, token_id].item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_continuation_is_scored_as_lm_eval_asks_for_it(
+    url: str, demo_oracle: "LlamaForCausalLM", max_tokens: int
+) -> None:
+    """Context and continuation as token ids; what is read of the answer is what its `parse_logprobs` reads."""
+    context, continuation = [504, 3575, 282, 4649, 314], [260, 2240, 282, 4649, 30]
+    token_ids = context + continuation
+    body = {"model": "demo", "prompt": [token_ids], "echo": True, "max_tokens": max_tokens, "logprobs": 1}
+    answer = httpx.post(f"{url}/v1/completions", json=body | {"temperature": 0}).json()
+    told = answer["choices"][0]["logprobs"]
+    assert answer["usage"]["completion_tokens"] == max_tokens
+    assert {len(told[name]) for name in told} == {len(token_ids) + max_tokens}
+    table = scores(demo_oracle, token_ids)
+    expected = [table[place, token_id].item() for place, token_id in enumerate(token_ids[1:])]
+    assert told["token_logprobs"][0] is None
+    assert told["token_logprobs"][1 : len(token_ids)] == pytest.approx(expected, abs=1e-3)
+    stop = len(token_ids)
+    for place in range(len(context), stop):
+        top = told["top_logprobs"][place]
+        is_greedy = told["tokens"][place] == max(top, key=top.__getitem__)
+        assert is_greedy == (int(table[place - 1].argmax()) == token_ids[place])
+    text = answer["choices"][0]["text"]
+    assert [text[start:].startswith(token) for start, token in zip(told["text_offset"], told["tokens"], strict=True)]
+
+
+def test_parameters_reach_the_worker(openai: OpenAI) -> None:
+    """Each is proved at the sampler; here, that none is lost on the way."""
+
+    def complete(**parameters: object) -> str:
+        answer = openai.completions.create(
+            model="demo", prompt="The capital of France is", temperature=0, max_tokens=8, extra_body=parameters
+        )
+        return answer.choices[0].text
+
+    free = complete()
+    word = free.split()[0]
+    assert complete(logit_bias={"5345": 100}) == complete(allowed_token_ids=[5345])
+    assert len(set(complete(logit_bias={"5345": 100}).split())) == 1
+    assert word not in complete(bad_words=[word])
+    assert complete(repetition_penalty=3.0) != free
+    assert complete(min_tokens=8, stop_token_ids=list(range(1000, 1256))) == free
+    assert complete(stop=[word], include_stop_str_in_output=True).endswith(word)
 
 
 BAD_CHATS = {
