@@ -19,6 +19,10 @@ from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigurationError, InvalidRequestError
 
 CHAT = [{"role": "user", "content": "Name three colours."}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
+}
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
 
@@ -66,6 +70,7 @@ def test_a_chat_is_rendered_as_transformers_does(llm: LLM) -> None:
         (CHAT, {}),
         (CHAT, {"add_generation_prompt": False}),
         ([*CHAT, {"role": "assistant", "content": "Red,"}], {"continue_final_message": True}),
+        (CHAT, {"chat_template": "{{ tools | tojson }}", "tools": [TOOL]}),
         (CHAT, {"chat_template": template, "chat_template_kwargs": {"tone": "loud"}}),
     ]
     for messages, given in cases:
