@@ -16,7 +16,7 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler compose-test lint type format lock clean \
+.PHONY: help serve test test-fast test-scheduler test-grammar compose-test lint type format lock clean \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step
 
 help: ## list the targets
@@ -57,6 +57,9 @@ bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by par
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
+
+test-grammar: $(ENVIRONMENT) ## outputs of random schemas, 5,000 instead of 60
+	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/test_structured_output.py -k any_schema
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

@@ -1,9 +1,10 @@
 """The fields of a body that offer tools, and what they mean."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from shared.errors import InvalidRequestError
 
@@ -101,11 +102,24 @@ class _AllowedChoice(_Strict):
     allowed_tools: _AllowedTools
 
 
+def _known_choice(choice: object) -> object:
+    kinds = ("function", "allowed_tools")
+    if choice in _MODES or (isinstance(choice, dict) and choice.get("type") in kinds):
+        return choice
+    raise PydanticCustomError(
+        "choice", "Input should be 'none', 'auto', 'required', or an object of type 'function' or 'allowed_tools'"
+    )
+
+
+_MODES: Final = ("none", "auto", "required")
+_Choice = Annotated[_NamedChoice | _AllowedChoice, Field(discriminator="type")]
+
+
 class ToolFields(BaseModel):
     """What a chat may say about tools."""
 
     tools: list[ToolBody] = []
-    tool_choice: Literal["none", "auto", "required"] | _NamedChoice | _AllowedChoice | None = None
+    tool_choice: Annotated[Literal["none", "auto", "required"] | _Choice | None, BeforeValidator(_known_choice)] = None
     parallel_tool_calls: bool = True
 
     @property
