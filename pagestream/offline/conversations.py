@@ -19,18 +19,12 @@ def as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) 
     return list(messages)  # type: ignore[arg-type]
 
 
-def read_conversation(
-    messages: Sequence[Message],
-    fields: Mapping[str, Any],
-    tools: Sequence[Mapping[str, Any]] | None,
-    tokenizer: Tokenizer,
-) -> Prompt:
+def read_conversation(messages: Sequence[Message], fields: Mapping[str, Any], tokenizer: Tokenizer) -> Prompt:
     """Render a conversation and tokenize it, as the server does.
 
     Args:
         messages: At least one.
-        fields: Of `Conversation`, beside the messages.
-        tools: What the template is told of tools.
+        fields: Of `Conversation`, beside the messages; None counts as absent.
         tokenizer: Has the model's template.
 
     Raises:
@@ -40,8 +34,6 @@ def read_conversation(
     conversation = validated(Conversation, {"messages": list(map(dict, messages)), **given})
     conversation.check_template_fields()
     text = tokenizer.render_chat(
-        conversation.template_messages,
-        conversation.rendering._replace(tools=None if tools is None else list(map(dict, tools))),
-        template=conversation.chat_template,
+        conversation.template_messages, conversation.rendering, template=conversation.chat_template
     )
     return Prompt(text, tokenizer.encode(text, add_special_tokens=False))

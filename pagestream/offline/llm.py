@@ -163,7 +163,7 @@ class LLM:
             chat_template: Instead of the model's own.
             add_generation_prompt: Open the assistant's answer.
             continue_final_message: Go on with the last message instead; `add_generation_prompt` must be False.
-            tools: What the model may call, as JSON schemas.
+            tools: What the model may call, as OpenAI's `tools`.
             chat_template_kwargs: Further variables of the template.
 
         Returns:
@@ -176,10 +176,11 @@ class LLM:
             "chat_template": chat_template,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
+            "tools": None if tools is None else list(map(dict, tools)),
             "chat_template_kwargs": dict(chat_template_kwargs or {}),
         }
         read = [
-            read_conversation(conversation, fields, tools, self._prompts.tokenizer)
+            read_conversation(conversation, fields, self._prompts.tokenizer)
             for conversation in as_conversations(messages)
         ]
         return self._run(read, sampling_params, is_whole_text=True, use_tqdm=use_tqdm)
