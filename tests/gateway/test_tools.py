@@ -1,4 +1,4 @@
-"""Tools over HTTP: the model learns what it may call, the client what it calls, and a call that must come is enforced."""
+"""Tools over HTTP: the model learns what it may call, the client what it calls; a call that must come is enforced."""
 
 import json
 from collections.abc import Sequence
