@@ -16,8 +16,9 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test lint type \
-	format lock clean bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
+.PHONY: help serve lint type format lock clean \
+	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
+	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

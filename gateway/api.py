@@ -27,6 +27,7 @@ from gateway.sse import EventWriter
 from gateway.submission import Submission
 from gateway.text_shape import TextShape
 from gateway.token_names import TokenNames
+from gateway.tokenization.routes import router as tokenization
 
 _VERSION: Final = version("pagestream")
 _SERVICE_TIER: Final = "default"
@@ -50,6 +51,7 @@ public = APIRouter()
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
 for router in (responses, embeddings, files, batches):
     v1.include_router(router)
+public.include_router(tokenization)
 
 
 @v1.post("/chat/completions")
