@@ -116,7 +116,7 @@ class _Int8BlocksLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Rounds each 32 numbers to 255 steps. Sums of a block are exact; one fused multiply-add each adds them up."""
         quants, scales, offsets = _parts(self.matrix)
-        blocks = x.unflatten(1, (-1, 32))
+        blocks = x.reshape(len(x), quants.shape[1], 32)
         largest = blocks.abs().amax(2, keepdim=True)
         inverse = torch.where(largest > _LEAST, torch.full_like(largest, 127.0) / largest, 0.0)
         steps = (blocks * inverse).round()
