@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import random
-import time
 
 import jsonschema
 import numpy as np
@@ -240,13 +239,12 @@ async def test_compiling_does_not_hold_up_other_requests() -> None:
     async with roomy_gateway(PLAIN, writes(PLAIN, "fine")) as gateway:
         large = strict({"properties": {f"p{i}": {"type": ["integer", "null"]} for i in range(3000)}})
         compiling = asyncio.create_task(gateway.http.post("/v1/chat/completions", json=CHAT | large))
-        slowest = 0.0
+        num_answered = 0
         while not compiling.done():
-            started = time.monotonic()
             assert (await gateway.http.get("/ping")).is_success
-            slowest = max(slowest, time.monotonic() - started)
+            num_answered += 1
         assert compiling.result().is_success
-        assert slowest < 1.0
+        assert num_answered >= 5
 
 
 class Person(pydantic.BaseModel):
