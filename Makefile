@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 MODEL       ?= demo
 WORKERS     ?= 1
 PORT        ?= 8000
+# Test files that run at once.
+JOBS        ?= 2
 # Any other flags of `pagestream serve`.
 ARGS        ?=
 COMPOSE     ?= docker compose
@@ -27,7 +29,7 @@ serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 POR
 	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
 
 test: $(ENVIRONMENT) ## run all tests, on a real Redis and the demo model
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
 	$(BIN)/pytest -m "not model" --ignore tests/system
