@@ -7,11 +7,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import httpx
+import pydantic
 import pytest
-from openai import OpenAI
+from openai import OpenAI, pydantic_function_tool
 
 from pagestream import LLM, SamplingParams
 from tests.system.processes import Services
@@ -29,6 +30,8 @@ FANCY = {
     "frequency_penalty": 0.2, "logit_bias": {"260": -3}, "bad_words": ["number", "one of the"], "echo": True,
     "logprobs": 2, "return_token_ids": True,
 }  # fmt: skip
+
+FORMED = {"temperature": 1.0, "seed": 9, "structured_outputs": {"regex": r"([A-Z][a-z]+( [a-z]+)*\.\n)+"}}
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +140,13 @@ def test_answers_survive_a_killed_worker_unchanged(services: Services, url: str)
     def answer(index: int) -> dict[str, object]:
         """Half of them need all that a worker knows of its sequences, and tell more than text."""
         body = {"model": "demo", "prompt": f"Write about the number {index}.", "max_tokens": 300, "ignore_eos": True}
-        body |= FANCY if index % 2 else {"temperature": 0}
+        body |= ({"temperature": 0}, FANCY, FORMED, FANCY)[index]
         response = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
         assert response.status_code == 200, response.text
         return dict(response.json()["choices"][0])
 
     undisturbed = [answer(index) for index in range(4)]
+    assert re.fullmatch(r"[A-Za-z .\n]+", str(undisturbed[2]["text"]))
     victim = services.start("worker", "demo", *WORKER)
     services.wait_for_workers(3)
     disturbed: dict[int, dict[str, object]] = {}
@@ -232,6 +236,57 @@ def test_parameters_reach_the_worker(openai: OpenAI) -> None:
     assert complete(repetition_penalty=3.0) != free
     assert complete(min_tokens=8, stop_token_ids=list(range(1000, 1256))) == free
     assert complete(stop=[word], include_stop_str_in_output=True).endswith(word)
+
+
+class Person(pydantic.BaseModel):
+    """Somebody."""
+
+    name: str = pydantic.Field(max_length=30)
+    age: int = pydantic.Field(ge=0, le=150)
+    likes: list[Literal["tea", "coffee", "water"]] = pydantic.Field(min_length=1, max_length=3)
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0}, {"temperature": 1.5, "seed": 3, "frequency_penalty": 1.0}])
+def test_an_answer_parses_into_a_model(openai: OpenAI, parameters: dict[str, float]) -> None:
+    question = [{"role": "user", "content": "Describe somebody."}]
+    answer = openai.chat.completions.parse(model="demo", messages=question, response_format=Person, **parameters)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.parsed is not None
+    assert choice.message.parsed.likes
+    with openai.chat.completions.stream(
+        model="demo", messages=question, response_format=Person, **parameters
+    ) as stream:
+        assert stream.get_final_completion().choices[0].message.content == choice.message.content
+
+
+def test_a_tool_is_called_by_a_model_that_knows_none(openai: OpenAI) -> None:
+    tool = pydantic_function_tool(Person, name="introduce")
+    calls = []
+    for stream in (False, True):
+        arguments = {"model": "demo", "messages": CHAT, "tools": [tool], "tool_choice": "required", "temperature": 0}
+        if stream:
+            with openai.chat.completions.stream(**arguments) as chunks:
+                choice = chunks.get_final_completion().choices[0]
+        else:
+            choice = openai.chat.completions.create(**arguments, parallel_tool_calls=False).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        calls.append(choice.message.tool_calls[0].function)
+    assert calls[0].name == "introduce"
+    assert calls[0].arguments == calls[1].arguments
+    Person.model_validate_json(calls[0].arguments)
+    earlier = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "introduce"}}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "Pleased to meet you."}
+    after = openai.chat.completions.create(model="demo", messages=[*CHAT, earlier, result], max_tokens=8, tools=[tool])
+    assert after.choices[0].finish_reason in {"stop", "length"}
+
+
+def test_a_grammar_that_is_refused_harms_nobody(url: str) -> None:
+    body = {"model": "demo", "messages": CHAT, "max_tokens": 4}
+    bad = httpx.post(f"{url}/v1/chat/completions", json=body | {"structured_outputs": {"regex": "("}})
+    assert_openai_error(bad, 400)
+    assert bad.json()["error"]["param"] == "structured_outputs.regex"
+    assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
 
 
 BAD_CHATS = {
