@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 MODEL       ?= demo
 WORKERS     ?= 1
 PORT        ?= 8000
+# Test files that run at once.
+JOBS        ?= 2
 # Any other flags of `pagestream serve`.
 ARGS        ?=
 COMPOSE     ?= docker compose
@@ -16,7 +18,8 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-scheduler test-grammar compose-test lint type format lock clean \
+.PHONY: help serve lint type format lock clean \
+	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
@@ -26,7 +29,7 @@ serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 POR
 	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
 
 test: $(ENVIRONMENT) ## run all tests, on a real Redis and the demo model
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
 	$(BIN)/pytest -m "not model" --ignore tests/system
@@ -61,8 +64,17 @@ bench-parameters: $(ENVIRONMENT) ## what sampling parameters add to a step of 32
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
 
+test-exact: $(ENVIRONMENT) ## tokens against transformers' in every way of cutting the work
+	TOKEN_EXACT_WAYS=all $(BIN)/pytest tests/system/test_token_exact.py
+
 test-grammar: $(ENVIRONMENT) ## outputs of random schemas, 5,000 instead of 60
 	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/test_structured_output.py -k any_schema
+
+test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
+	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py
+
+test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
+	@$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

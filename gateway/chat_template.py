@@ -85,13 +85,14 @@ class ChatTemplate:
         texts, _ = rendered
         return str(texts[0])
 
-    def replaced(self, source: str) -> "ChatTemplate":
-        """Another template for the same model.
 
-        Raises:
-            InvalidRequestError: the source is no template.
-        """
-        try:
-            return ChatTemplate(source, self._special_tokens)
-        except CheckpointError as error:
-            raise InvalidRequestError(f"'chat_template': {error}", param="chat_template") from error
+def template_of_request(source: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+    """A template that a client brings along.
+
+    Raises:
+        InvalidRequestError: the source is no template.
+    """
+    try:
+        return ChatTemplate(source, special_tokens)
+    except CheckpointError as error:
+        raise InvalidRequestError(f"'chat_template': {error}", param="chat_template") from error

@@ -18,17 +18,16 @@ def tokenizer_from_gguf(metadata: Mapping[str, object], eos_token_ids: Sequence[
         CheckpointError: the file describes a tokenizer that is not supported, or describes it incompletely.
     """
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    source, special_tokens = metadata.get("tokenizer.chat_template"), _special_tokens(metadata)
     return Tokenizer(
         gguf_tokenizer.tokenizer_from_gguf(metadata),
         eos_token_ids=[*(end for end in ends if isinstance(end, int)), *eos_token_ids],
-        chat_template=_chat_template(metadata),
+        chat_template=ChatTemplate(source, special_tokens) if isinstance(source, str) else None,
+        special_tokens=special_tokens,
     )
 
 
-def _chat_template(metadata: Mapping[str, object]) -> ChatTemplate | None:
-    source = metadata.get("tokenizer.chat_template")
-    if not isinstance(source, str):
-        return None
+def _special_tokens(metadata: Mapping[str, object]) -> dict[str, str]:
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    special_tokens = {key: gguf_tokenizer.named_token(metadata, name) for key, name in names.items()}
-    return ChatTemplate(source, {key: token for key, token in special_tokens.items() if token is not None})
+    tokens = {key: gguf_tokenizer.named_token(metadata, name) for key, name in names.items()}
+    return {key: token for key, token in tokens.items() if token is not None}

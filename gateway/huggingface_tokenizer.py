@@ -45,6 +45,7 @@ def tokenizer_from_directory(directory: Path, eos_token_ids: Sequence[int] = ())
         backend,
         eos_token_ids=[*eos, *eos_token_ids],
         chat_template=None if source is None else ChatTemplate(source, special_tokens),
+        special_tokens=special_tokens,
     )
 
 

@@ -1,10 +1,10 @@
 """One model's tokenizer, as the gateway needs it: text and conversations to ids, ids to bytes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import tokenizers
 
-from gateway.chat_template import DEFAULT_RENDERING, ChatTemplate, Rendering
+from gateway.chat_template import DEFAULT_RENDERING, ChatTemplate, Rendering, template_of_request
 from gateway.detokenizer import IncrementalDetokenizer
 from gateway.tool_calls.history import ChatMessage
 from gateway.vocabulary import Vocabulary
@@ -26,8 +26,10 @@ class Tokenizer:
         *,
         eos_token_ids: Iterable[int] = (),
         chat_template: ChatTemplate | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
+        self._special_tokens = special_tokens or {}
         self.chat_template = chat_template
         self.vocabulary = Vocabulary.of(backend)
         self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
@@ -65,7 +67,7 @@ class Tokenizer:
         """
         chosen = self.chat_template
         if template is not None:
-            chosen = (chosen or ChatTemplate("", {})).replaced(template)
+            chosen = template_of_request(template, self._special_tokens)
         if chosen is None:
             raise InvalidRequestError(
                 "this model has no chat template; send the prompt as text to /v1/completions", param="messages"

@@ -117,7 +117,7 @@ class ModelRunner:
                 checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where
             )
             if precision.quantization is not None:
-                weights = QuantizedWeights(weights, precision.quantization)
+                weights = QuantizedWeights(weights, precision.quantization, int8_has_blocks=ops.int8_has_blocks)
             model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
             memory_bytes = cache_memory_bytes(
                 where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization

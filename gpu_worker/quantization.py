@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gpu_worker.weights import Weights
 from kernels.arguments import Matrix
-from kernels.quantize import BLOCK_COLUMNS, MAX_COLUMNS, to_blocks, to_rows
+from kernels.quantize import BLOCK_COLUMNS, MAX_COLUMNS, to_blocks, to_int8_blocks, to_rows
 from shared.errors import ConfigurationError
 
 
@@ -14,8 +14,10 @@ class Quantization(StrEnum):
     """How matrices are rounded: all linear layers', the embedding's and the head's.
 
     Attributes:
-        INT8: To int8 with a scale a row, after a rotation of their columns; activations likewise, row by row, before
-            they are multiplied. Sums are exact, all else is fp32.
+        INT8: Activations to int8 before they are multiplied, and sums of products are exact. By blocks: 32 activations
+            share a scale, matrices of blocks stay what they are, others become Q8_0. By rows, where the processor
+            multiplies those faster and where a row cannot be cut into blocks: weights to int8 with a scale a row, after
+            a rotation of their columns, and activations likewise.
         INT8_WEIGHT_ONLY: To int8 in GGUF's blocks of 32 with a scale each (Q8_0), 8.5 bits a weight; activations and
             sums stay fp32.
     """
@@ -27,9 +29,11 @@ class Quantization(StrEnum):
 class QuantizedWeights:
     """Another reader's weights, the matrices rounded one by one as they are read."""
 
-    def __init__(self, weights: Weights, quantization: Quantization) -> None:
+    def __init__(self, weights: Weights, quantization: Quantization, *, int8_has_blocks: bool) -> None:
+        """int8_has_blocks: As `Ops` says."""
         self._weights = weights
         self._quantization = quantization
+        self._int8_has_blocks = int8_has_blocks
 
     def get(self, name: str) -> Tensor:
         """See `Weights`; not rounded."""
@@ -43,9 +47,10 @@ class QuantizedWeights:
             ConfigurationError: it cannot be cut into blocks.
         """
         matrix = self._weights.matrix(name)
+        has_blocks = matrix.shape[1] % BLOCK_COLUMNS == 0
         if self._quantization is Quantization.INT8:
-            return self._to_rows(matrix, name)
-        if matrix.shape[1] % BLOCK_COLUMNS:
+            return to_int8_blocks(matrix) if self._int8_has_blocks and has_blocks else self._to_rows(matrix, name)
+        if not has_blocks:
             raise ConfigurationError(
                 f"--quantization {self._quantization} cuts rows into blocks of {BLOCK_COLUMNS}, but {name} has "
                 f"{matrix.shape[1]} columns; use {Quantization.INT8}, or leave it out"

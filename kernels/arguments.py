@@ -45,7 +45,23 @@ class Int8Matrix:
         return self.numbers.shape[0], self.in_features
 
 
-Matrix = Tensor | BlockMatrix | Int8Matrix
+@dataclass(frozen=True, slots=True)
+class Int8Blocks:
+    """Blocks as they are stored, to be multiplied by activations that are rounded to int8, each 32 with a scale.
+
+    Attributes:
+        blocks: See `BlockMatrix`.
+    """
+
+    blocks: BlockMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.blocks.shape
+
+
+Matrix = Tensor | BlockMatrix | Int8Matrix | Int8Blocks
 """Weights as a checkpoint stores them or as they were rounded, [out_features, in_features]."""
 
 

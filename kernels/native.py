@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from kernels import matrix_unit
-from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
+from kernels.arguments import (
+    BlockMatrix,
+    Int8Blocks,
+    Int8Matrix,
+    Linear,
+    Matrix,
+    PagedAttention,
+    PagedBatch,
+    SamplingTensors,
+)
 from kernels.cache_rows import row_size
 from kernels.native_calls import NativeCalls
 from kernels.native_library import (
@@ -29,7 +38,7 @@ from kernels.native_library import (
     open_library,
 )
 from kernels.ops import Ops
-from kernels.reference import stack_int8
+from kernels.reference import stack_blocks, stack_int8
 
 _PANEL_ROWS: Final = 16
 _MAX_VOCABULARY: Final = 1 << 20
@@ -55,6 +64,7 @@ def load(path: Path) -> Ops:
     return Ops(
         name=f"native {variant}",
         is_mixed_precision=True,
+        int8_has_blocks=not ops.library.is_int8_fast(),
         pack_linear=ops.pack_linear,
         pack_embedding=ops.pack_embedding,
         rms_norm=ops.rms_norm,
@@ -89,12 +99,12 @@ class _Packed(Protocol):
 
 
 class _PackedFloats:
-    """A matrix that is multiplied by fp32 activations."""
+    """A matrix that keeps its numbers, and is multiplied by fp32 activations or, if it is blocks, by rounded ones."""
 
-    def __init__(self, library: ctypes.CDLL, matrix: Tensor | BlockMatrix, bias: Tensor | None) -> None:
+    def __init__(self, library: ctypes.CDLL, matrix: Tensor | BlockMatrix, bias: Tensor | None, multiply: str) -> None:
         numbers = matrix.blocks if isinstance(matrix, BlockMatrix) else matrix
         number_format = BLOCK_FORMATS[matrix.format] if isinstance(matrix, BlockMatrix) else FLOAT_FORMATS[matrix.dtype]
-        self.multiply = "linear"
+        self.multiply = multiply
         self.gather = "gather_rows"
         self.num_rows, self.num_columns = matrix.shape
         self._panels = _panels(self.num_rows, library.panel_bytes(number_format, self.num_columns))
@@ -215,7 +225,7 @@ class _NativeOps:
     """Binds the library's functions to tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+        self.library = library
         self._call = NativeCalls(library)
         self.capture = self._call.capture
         library.set_num_threads(torch.get_num_threads())
@@ -232,13 +242,13 @@ class _NativeOps:
         for run in runs:
             rows = sum(matrix.shape[0] for matrix in run)
             own_bias = None if bias is None else bias[first : first + rows]
-            parts.append(_pack(self._library, _stack(run), own_bias))
+            parts.append(_pack(self.library, _stack(run), own_bias))
             first += rows
         return _Linear(self._call, parts)
 
     def pack_embedding(self, matrix: Matrix) -> _Embedding:
         """As the reference; the head shares the embedding's memory."""
-        return _Embedding(self._call, _pack(self._library, matrix, None))
+        return _Embedding(self._call, _pack(self.library, matrix, None))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """As the reference."""
@@ -282,13 +292,13 @@ class _NativeOps:
 
     def plan_attention(self, batch: PagedBatch) -> PagedAttention:
         """As the reference. Also the moment, once a step, to follow PyTorch in its number of threads."""
-        self._library.set_num_threads(torch.get_num_threads())
+        self.library.set_num_threads(torch.get_num_threads())
         return _Attention(self._call, batch)
 
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """As the reference."""
         tokens, is_finite = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits), dtype=torch.bool)
-        self._library.argmax(address(logits), *logits.shape, tokens.data_ptr(), is_finite.data_ptr())
+        self.library.argmax(address(logits), *logits.shape, tokens.data_ptr(), is_finite.data_ptr())
         return tokens, is_finite
 
     def sample(self, logits: Tensor, how: SamplingTensors) -> Tensor:
@@ -301,7 +311,7 @@ class _NativeOps:
         assert vocab_size <= _MAX_VOCABULARY, vocab_size
         tokens = torch.empty(num_rows, dtype=torch.int64)
         columns = (how.temperature, how.top_k, how.top_p, how.min_p, how.uniforms)
-        self._library.sample(
+        self.library.sample(
             address(logits), num_rows, vocab_size, SamplingStruct(*map(address, columns)), tokens.data_ptr()
         )
         return tokens
@@ -320,20 +330,25 @@ def _cache_shape_of(shape: tuple[int, ...], dtype: torch.dtype) -> CacheShapeStr
 def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:
     if isinstance(matrix, Int8Matrix):
         return _PackedInt8(library, matrix, bias)
-    return _PackedFloats(library, matrix, bias)
+    if isinstance(matrix, Int8Blocks):
+        return _PackedFloats(library, matrix.blocks, bias, "linear_int8_blocks")
+    return _PackedFloats(library, matrix, bias, "linear")
 
 
 def _format(matrix: Matrix) -> str | torch.dtype:
     if isinstance(matrix, Int8Matrix):
         return "int8"
+    if isinstance(matrix, Int8Blocks):
+        return f"int8 times {matrix.blocks.format}"
     return matrix.format if isinstance(matrix, BlockMatrix) else matrix.dtype
 
 
 def _stack(matrices: Sequence[Matrix]) -> Matrix:
     """Matrices of one format as one, row under row."""
     if isinstance(matrices[0], BlockMatrix):
-        blocks = torch.cat([matrix.blocks for matrix in matrices if isinstance(matrix, BlockMatrix)])
-        return BlockMatrix(matrices[0].format, blocks)
+        return stack_blocks(matrices)
+    if isinstance(matrices[0], Int8Blocks):
+        return Int8Blocks(stack_blocks(matrices))
     if isinstance(matrices[0], Int8Matrix):
         return stack_int8([matrix for matrix in matrices if isinstance(matrix, Int8Matrix)])
     return torch.cat([matrix for matrix in matrices if isinstance(matrix, Tensor)])

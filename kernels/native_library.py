@@ -67,7 +67,16 @@ class SamplingStruct(ctypes.Structure):
 
 MAX_ARGUMENTS: Final = 10
 REPEATABLE: Final = (
-    *("linear", "linear_int8", "gather_rows", "gather_rows_int8", "rms_norm", "add_rms_norm", "silu_and_mul"),
+    *(
+        "linear",
+        "linear_int8",
+        "linear_int8_blocks",
+        "gather_rows",
+        "gather_rows_int8",
+        "rms_norm",
+        "add_rms_norm",
+        "silu_and_mul",
+    ),
     *("rotate_and_write", "paged_attention"),
 )
 """Functions by their numbers, `enum Function`."""
@@ -80,7 +89,14 @@ class CallStruct(ctypes.Structure):
 
 
 _POINTER, _COUNT = c_void_p, c_int64
-_RETURN_COUNTS: Final = ("panel_bytes", "int8_panel_bytes", "num_int8_ways", "num_read_pieces", "multiply_add_all")
+_RETURN_COUNTS: Final = (
+    "panel_bytes",
+    "int8_panel_bytes",
+    "is_int8_fast",
+    "num_int8_ways",
+    "num_read_pieces",
+    "multiply_add_all",
+)
 _SIGNATURES: Final = {
     "set_num_threads": (_COUNT,),
     "panel_bytes": (_COUNT, _COUNT),
@@ -91,6 +107,8 @@ _SIGNATURES: Final = {
     "pack_int8": (_POINTER, _POINTER, _COUNT, _COUNT, _POINTER),
     "linear_int8": (POINTER(Int8MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),
     "gather_rows_int8": (POINTER(Int8MatrixStruct), _POINTER, _COUNT, _POINTER),
+    "linear_int8_blocks": (POINTER(MatrixStruct), _POINTER, _COUNT, _POINTER, _COUNT),
+    "is_int8_fast": (),
     "num_int8_ways": (),
     "choose_int8_way": (_COUNT,),
     "rms_norm": (_POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),

@@ -19,6 +19,8 @@ class Ops:
         name: For the log.
         is_mixed_precision: Matrices of any dtype and blocks of GGUF are multiplied as they are stored, with fp32
             activations. Otherwise matrices and activations are of one dtype.
+        int8_has_blocks: Activations in int8 are rounded and multiplied block by block, by blocks of GGUF; otherwise by
+            rows, which is faster where the processor sums products of bytes.
         capture: None where there is no such thing. Runs a function made of these ops alone, and returns one that
             computes the same anew from what then stands in the tensors that the first one read, into the tensor that
             it returned. The numbers there are valid until anything else that was captured runs.
@@ -36,6 +38,7 @@ class Ops:
     argmax: Callable[[Tensor], tuple[Tensor, Tensor]]
     sample: Callable[[Tensor, SamplingTensors], Tensor]
     cache_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
+    int8_has_blocks: bool = False
     capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 import torch
 
-from kernels.arguments import BlockMatrix, Int8Matrix, Matrix
+from kernels.arguments import BlockMatrix, Int8Blocks, Int8Matrix, Matrix
 from kernels.reference import ROTATED_COLUMNS, dequantize, pad_columns, rotate_columns
 
 BLOCK_COLUMNS: Final = 32
@@ -25,6 +25,15 @@ def to_blocks(matrix: Matrix) -> BlockMatrix:
     scales = (numbers.abs().amax(-1, keepdim=True) / 127).half()
     steps = (numbers / scales.float()).nan_to_num_(0.0).round_().clamp_(-127, 127).to(torch.int8)
     return BlockMatrix("Q8_0", torch.cat((scales.view(torch.uint8), steps.view(torch.uint8)), dim=-1))
+
+
+def to_int8_blocks(matrix: Matrix) -> Int8Blocks:
+    """Blocks for activations in int8: those of a checkpoint as they are, other numbers rounded to Q8_0.
+
+    Args:
+        matrix: [out_features, in_features], in_features a multiple of 32.
+    """
+    return Int8Blocks(matrix if isinstance(matrix, BlockMatrix) else to_blocks(matrix))
 
 
 def to_rows(matrix: Matrix) -> Int8Matrix:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.arguments import (
+    BlockMatrix,
     Embedding,
+    Int8Blocks,
     Int8Matrix,
     Linear,
     Matrix,
@@ -31,19 +33,25 @@ def dequantize(matrix: Matrix) -> Tensor:
         return matrix
     if isinstance(matrix, Int8Matrix):
         return rotate_columns(matrix.numbers * matrix.scales[:, None])[:, : matrix.in_features]
+    if isinstance(matrix, Int8Blocks):
+        return dequantize(matrix.blocks)
+    quants, scale, offset = _parts(matrix)
+    return (quants * scale + offset).reshape(matrix.shape)
+
+
+def _parts(matrix: BlockMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    """Quants [out_features, num_blocks, 32], scales and offsets [out_features, num_blocks, 1]."""
     blocks = matrix.blocks
     scale = blocks[..., :2].contiguous().view(torch.float16).float()
     match matrix.format:
         case "Q8_0":
-            numbers = blocks[..., 2:].contiguous().view(torch.int8) * scale
+            return blocks[..., 2:].contiguous().view(torch.int8), scale, torch.zeros_like(scale)
         case "Q4_0":
-            numbers = (_nibbles(blocks[..., 2:]) - 8.0) * scale
+            return _nibbles(blocks[..., 2:]), scale, -8.0 * scale
         case "Q4_1":
-            least = blocks[..., 2:4].contiguous().view(torch.float16).float()
-            numbers = _nibbles(blocks[..., 4:]) * scale + least
+            return _nibbles(blocks[..., 4:]), scale, blocks[..., 2:4].contiguous().view(torch.float16).float()
         case other:
             raise ValueError(f"blocks of format {other!r} are not known")
-    return numbers.reshape(matrix.shape)
 
 
 def _nibbles(packed: Tensor) -> Tensor:
@@ -97,7 +105,35 @@ class _Int8Linear:
 
 
 _LEAST: Final = 1e-36
-"""Rows that have no larger number are taken as zeros."""
+"""Rows, or blocks, that have no larger number are taken as zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Int8BlocksLinear:
+    matrix: BlockMatrix
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rounds each 32 numbers to 255 steps. Sums of a block are exact; one fused multiply-add each adds them up."""
+        quants, scales, offsets = _parts(self.matrix)
+        blocks = x.reshape(len(x), quants.shape[1], 32)
+        largest = blocks.abs().amax(2, keepdim=True)
+        inverse = torch.where(largest > _LEAST, torch.full_like(largest, 127.0) / largest, 0.0)
+        steps = (blocks * inverse).round()
+        # A NaN or an infinity leaves no step of its block a number.
+        own_scales = largest / 127 + 0.0 * steps.sum(2, keepdim=True)
+        totals = own_scales * steps.sum(2, keepdim=True)
+        y = torch.zeros(len(x), len(quants)) if self.bias is None else self.bias.expand(len(x), -1)
+        for block in range(quants.shape[1]):
+            y = _fused(totals[:, block], offsets[:, block].T, y)
+            sums = (steps[:, block].double() @ quants[:, block].double().T).float()
+            y = _fused(own_scales[:, block] * scales[:, block].T, sums, y)
+        return y
+
+
+def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """`a * b + c`, rounded once: float64 holds the product."""
+    return (a.double() * b.double() + c.double()).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +156,18 @@ def pack_linear(matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
     if int8:
         assert len(int8) == len(matrices), "int8 activations are for all of them or none"
         return _Int8Linear(stack_int8(int8), bias)
+    if isinstance(matrices[0], Int8Blocks):
+        return _Int8BlocksLinear(stack_blocks(matrices), bias)
     return _Linear(torch.cat([dequantize(matrix) for matrix in matrices]), bias)
+
+
+def stack_blocks(matrices: Sequence[Matrix]) -> BlockMatrix:
+    """Blocks of one format as one matrix, row under row."""
+    parts = [matrix.blocks if isinstance(matrix, Int8Blocks) else matrix for matrix in matrices]
+    blocks = [part for part in parts if isinstance(part, BlockMatrix)]
+    assert len(blocks) == len(matrices), "blocks stand beside blocks"
+    assert len({part.format for part in blocks}) == 1, "of one format"
+    return BlockMatrix(blocks[0].format, torch.cat([part.blocks for part in blocks]))
 
 
 def stack_int8(matrices: Sequence[Int8Matrix]) -> Int8Matrix:

@@ -6,16 +6,11 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import tokenizers
-from transformers import PreTrainedTokenizerFast
-
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.transformers_tokenizer import transformers_tokenizer
 from loadtest.transformers_peer import load_in_transformers
 from shared.checkpoint import Checkpoint
 from shared.demo_model import cache_directory
 from shared.errors import ConfigurationError
-from shared.gguf_file import GGUFFile
-from shared.model_config import ModelConfig
 
 
 def huggingface_directory(checkpoint: Checkpoint) -> Path:
@@ -54,18 +49,5 @@ def _write(checkpoint: Checkpoint, target: Path) -> None:
     with TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
         made = Path(scratch) / target.name
         load_in_transformers(checkpoint).save_pretrained(made)
-        _tokenizer(checkpoint).save_pretrained(made)
+        transformers_tokenizer(checkpoint).save_pretrained(made)
         shutil.move(made, target)
-
-
-def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
-    config = ModelConfig.from_checkpoint(checkpoint)
-    backend = tokenizers.Tokenizer.from_str(load_tokenizer(checkpoint, config).to_json())
-    bos = None if config.bos_token_id is None else backend.id_to_token(config.bos_token_id)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, bos_token=bos, eos_token=backend.id_to_token(config.eos_token_ids[0])
-    )
-    template = GGUFFile.open(checkpoint.path).metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        tokenizer.chat_template = template
-    return tokenizer

@@ -85,7 +85,7 @@ def _report(settings: KernelSettings) -> Iterator[str]:
         checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=cpu
     )
     if precision.quantization is not None:
-        weights = QuantizedWeights(weights, precision.quantization)
+        weights = QuantizedWeights(weights, precision.quantization, int8_has_blocks=ops.int8_has_blocks)
     yield f"{checkpoint.name}: {precision}, by {ops.name} kernels, {torch.get_num_threads()} threads"
     ceilings: Ceilings | None = None
     try:

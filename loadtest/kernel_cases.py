@@ -10,7 +10,7 @@ from torch import Tensor
 from gpu_worker.kv_cache import CacheGeometry, KVCache, bytes_per_block
 from gpu_worker.precision import Precision
 from gpu_worker.weights import Weights
-from kernels.arguments import BlockMatrix, Int8Matrix, Linear, Matrix, PagedBatch, SamplingTensors
+from kernels.arguments import BlockMatrix, Int8Blocks, Int8Matrix, Linear, Matrix, PagedBatch, SamplingTensors
 from kernels.ops import Ops
 from shared.model_config import ModelConfig
 
@@ -234,6 +234,8 @@ def _rows(count: int) -> str:
 
 
 def _num_bytes(matrix: Matrix) -> int:
+    if isinstance(matrix, Int8Blocks):
+        matrix = matrix.blocks
     if isinstance(matrix, BlockMatrix):
         return matrix.blocks.nbytes
     if isinstance(matrix, Int8Matrix):

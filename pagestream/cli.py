@@ -10,8 +10,11 @@ import typer
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
+from pagestream.batch.command import run_batch
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
+from pagestream.planning.command import plan
+from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
 from shared.demo_model import DEMO
@@ -32,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+for _command in (run_batch, chat, complete, plan):
+    app.command()(_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

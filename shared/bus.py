@@ -25,7 +25,8 @@ from shared.messages import (
 )
 
 RESULT_RETENTION = 8192
-"""Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap."""
+"""Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap. Of those
+above 32 KB fewer are kept on Redis; such steps take long."""
 
 PLAN_RETENTION = 256
 """Plans kept per worker, at least: far more than may be unanswered, so that trimming never takes one away unread."""

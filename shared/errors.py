@@ -3,6 +3,7 @@
 PagestreamError
 ├── RequestError            a person's request is wrong: 4xx, with the field, the value and the remedy
 │   ├── InvalidRequestError     400
+│   │   └── InvalidArgumentError    the same from Python code: a ValueError, too
 │   ├── AuthenticationError     401
 │   ├── NotFoundError           404
 │   │   └── ModelNotFoundError
@@ -42,6 +43,10 @@ class RequestError(PagestreamError):
 
 class InvalidRequestError(RequestError):
     """The request's content is wrong."""
+
+
+class InvalidArgumentError(InvalidRequestError, ValueError):
+    """An argument of the offline API is wrong."""
 
 
 class AuthenticationError(RequestError):

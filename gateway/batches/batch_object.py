@@ -70,10 +70,15 @@ class RequestCounts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-class TokenDetails(msgspec.Struct, frozen=True):
-    """Always nothing: it is told line by line."""
+class InputDetails(msgspec.Struct, frozen=True):
+    """Where the inputs' tokens came from."""
 
     cached_tokens: int = 0
+
+
+class OutputDetails(msgspec.Struct, frozen=True):
+    """What the outputs' tokens were for."""
+
     reasoning_tokens: int = 0
 
 
@@ -83,18 +88,21 @@ class BatchUsage(msgspec.Struct, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
-    input_tokens_details: TokenDetails = TokenDetails()
-    output_tokens_details: TokenDetails = TokenDetails()
+    input_tokens_details: InputDetails = InputDetails()
+    output_tokens_details: OutputDetails = OutputDetails()
 
     def plus(self, usage: dict[str, Any]) -> "BatchUsage":
-        """With those of one more answer, in the words of whatever endpoint."""
+        """With those of one more answer, whichever endpoint's words it uses."""
         num_input = usage.get("prompt_tokens", usage.get("input_tokens", 0))
         num_output = usage.get("completion_tokens", usage.get("output_tokens", 0))
+        num_cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), "cached_tokens")
+        num_reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
         return BatchUsage(
             self.input_tokens + num_input,
             self.output_tokens + num_output,
             self.total_tokens + num_input + num_output,
-            TokenDetails(self.input_tokens_details.cached_tokens + _num_cached(usage)),
+            InputDetails(self.input_tokens_details.cached_tokens + num_cached),
+            OutputDetails(self.output_tokens_details.reasoning_tokens + num_reasoning),
         )
 
 
@@ -169,6 +177,5 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.msgpack.Decoder(BatchObject)
 
 
-def _num_cached(usage: dict[str, Any]) -> int:
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    return int(details.get("cached_tokens") or 0)
+def _detail(usage: dict[str, Any], groups: tuple[str, str], name: str) -> int:
+    return sum(int((usage.get(group) or {}).get(name) or 0) for group in groups)

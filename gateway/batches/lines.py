@@ -30,18 +30,24 @@ class Line:
     Attributes:
         index: Its place in the input, from 0.
         body: JSON.
+        url: The endpoint's path.
     """
 
     index: int
     custom_id: str
     body: dict[str, Any]
+    url: str = ""
 
 
 class LineReader:
-    """Reads lines one after another, and remembers what they must not repeat."""
+    """Reads lines one after another, and remembers what they must not repeat.
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    Args:
+        endpoints: What a line may ask for.
+    """
+
+    def __init__(self, *endpoints: str) -> None:
+        self._endpoints = endpoints
         self._custom_ids: set[str] = set()
         self.num_lines = 0
 
@@ -71,11 +77,12 @@ class LineReader:
         self._custom_ids.add(custom_id)
         if fields.get("method", "POST") != "POST":
             return LineFault("invalid_method", "'method' must be 'POST'.", number, "method")
-        if fields.get("url") != self._endpoint:
-            return LineFault("invalid_url", f"'url' must be the batch's endpoint, {self._endpoint}.", number, "url")
+        if fields.get("url") not in self._endpoints:
+            served = " or ".join(self._endpoints)
+            return LineFault("invalid_url", f"'url' must be the batch's endpoint, {served}.", number, "url")
         if not isinstance(fields.get("body"), dict):
             return LineFault("missing_required_parameter", "'body' must be an object.", number, "body")
-        return Line(index, custom_id, fields["body"])
+        return Line(index, custom_id, fields["body"], fields["url"])
 
 
 def request_of(line: Line) -> bytes:

@@ -154,18 +154,20 @@ class BatchWork:
         return answer
 
     async def _finalize(self, batch: "_Progress") -> None:
-        counts, ends = batch.now.request_counts, batch.now
-        output = error = None
-        if counts.completed:
-            output = await self._write(batch, "output", is_failure=False)
-        if counts.failed:
-            error = await self._write(batch, "error", is_failure=True)
-        end: Status = "cancelled" if ends.status == "cancelling" else "expired" if ends.expired_at else "completed"
-        fields: dict[str, Any] = {"expired_at": ends.expired_at} if end == "expired" else {}
+        """Write the files; the batch names them in the same act that ends it."""
+        now, counts = batch.now, batch.now.request_counts
+        output = await self._write(batch, "output", is_failure=False) if counts.completed else None
+        error = await self._write(batch, "error", is_failure=True) if counts.failed else None
+        files = {"output_file_id": output, "error_file_id": error}
         try:
-            await batch.turn(end, output_file_id=output, error_file_id=error, is_over=True, **fields)
+            if now.status == "cancelling":
+                await batch.turn("cancelled", is_over=True, **files)
+            elif now.expired_at is not None:
+                await batch.turn("expired", is_over=True, **files, expired_at=now.expired_at)
+            else:
+                await batch.turn("completed", is_over=True, **files)
         except BaseException:
-            for file_id in filter(None, (output, error)):
+            for file_id in filter(None, files.values()):
                 await self._files.delete(file_id)
             raise
 

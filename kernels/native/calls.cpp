@@ -37,6 +37,7 @@ void repeat_calls(const Call* calls, int64_t num_calls) {
         switch (next->function) {
             case kLinear: call(linear, words); break;
             case kLinearInt8: call(linear_int8, words); break;
+            case kLinearInt8Blocks: call(linear_int8_blocks, words); break;
             case kGatherRows: call(gather_rows, words); break;
             case kGatherRowsInt8: call(gather_rows_int8, words); break;
             case kRmsNorm: call(rms_norm, words); break;

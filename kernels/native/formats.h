@@ -55,7 +55,7 @@ struct Nibbles {
 };
 
 struct NibbleBlock {
-    static constexpr bool kIsNibbles = true;
+    static constexpr bool kHasOffset = true;
     static constexpr float kPlaces[kBlock] = {
         0x1p0f,   0x1p0f,   0x1p0f,   0x1p0f,   0x1p-4f,  0x1p-4f,  0x1p-4f,  0x1p-4f,  0x1p-8f,  0x1p-8f,  0x1p-8f,
         0x1p-8f,  0x1p-12f, 0x1p-12f, 0x1p-12f, 0x1p-12f, 0x1p-16f, 0x1p-16f, 0x1p-16f, 0x1p-16f, 0x1p-20f, 0x1p-20f,
@@ -98,24 +98,38 @@ struct Q4_0 : NibbleBlock {
     }
 };
 
+// Byte J % 4 of word 4 * (J / 4) + i is quant k = 4 J + i of its row: taken out it is 2**24 times the quant, which the
+// activations take back.
+struct Bytes {
+    uint32_t words[8][kLanes];
+
+    void put(int k, int lane, int8_t quant) { at(k, lane) = (uint8_t)quant; }
+    float get(int k, int lane) const { return (int8_t)const_cast<Bytes*>(this)->at(k, lane); }
+
+  private:
+    uint8_t& at(int k, int lane) { return ((uint8_t*)&words[k / 16 * 4 + k % 4][lane])[k / 4 % 4]; }
+};
+
 // d * quant
 struct Q8_0 {
-    static constexpr bool kIsNibbles = false;
+    static constexpr bool kHasOffset = false;
+    static constexpr float kPlaces[kBlock] = {
+        0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f,
+        0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f,
+        0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f};
 
     Half d[kLanes];
-    struct Bytes {
-        int8_t rows[kBlock][kLanes];
-    } quants;
+    Bytes quants;
 
     template <int J>
-    INLINE static Vec quant(const Bytes& quants, int i) { return load(quants.rows[4 * J + i]); }
+    INLINE static Vec quant(const Bytes& quants, int i) { return byte<J % 4>(quants.words[J / 4 * 4 + i]); }
     INLINE Vec scale() const { return load(d); }
-    float at(int k, int lane) const { return widen(d[lane]) * quants.rows[k][lane]; }
+    float at(int k, int lane) const { return widen(d[lane]) * quants.get(k, lane); }
 
     static constexpr int kSourceBytes = 34;
     void put(const uint8_t* source, int lane) {
         memcpy(&d[lane], source, 2);
-        for (int k = 0; k < kBlock; ++k) quants.rows[k][lane] = (int8_t)source[2 + k];
+        for (int k = 0; k < kBlock; ++k) quants.put(k, lane, (int8_t)source[2 + k]);
     }
 };
 

@@ -37,53 +37,6 @@ struct PlainInt8 {
     }
 };
 
-#if defined(__AVX2__)
-
-// Pairs of 16 bits: instructions that take bytes would saturate. A third row's sums would not fit into the registers.
-struct Avx2Int8 {
-    using Number = int16_t;
-    static constexpr int kOffset = 0, kMaxRows = 2;
-    static constexpr int panels_of(int rows) { return rows == 1 ? 2 : 1; }
-
-    static bool is_there() { return true; }
-
-    template <int R, int P>
-    static void sums(const int8_t* const* weights, const Number* x, long stride, long k_count, long ahead,
-                     int32_t* to) {
-        __m256i sum[R][P][4] = {};
-        for (long k = 0; k < k_count; k += 4) {
-            __m256i quad[R];
-#pragma GCC unroll 2
-            for (int r = 0; r < R; ++r) {
-                int64_t four;
-                memcpy(&four, x + r * stride + k, sizeof four);
-                quad[r] = _mm256_set1_epi64x(four);
-            }
-#pragma GCC unroll 2
-            for (int p = 0; p < P; ++p) {
-                const int8_t* w = weights[p] + k * kLanes;
-                __builtin_prefetch(w + ahead, 0, 2);
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) {
-                    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)w + i));
-#pragma GCC unroll 2
-                    for (int r = 0; r < R; ++r)
-                        sum[r][p][i] = _mm256_add_epi32(sum[r][p][i], _mm256_madd_epi16(quad[r], wide));
-                }
-            }
-        }
-        for (int r = 0; r < R; ++r)
-            for (int p = 0; p < P; ++p)
-                for (int half = 0; half < 2; ++half) {
-                    __m256i* from = (__m256i*)(to + (r * P + p) * kLanes) + half;
-                    const __m256i pairs = _mm256_hadd_epi32(sum[r][p][2 * half], sum[r][p][2 * half + 1]);
-                    const __m256i whole = _mm256_permute4x64_epi64(pairs, 0xD8);
-                    _mm256_storeu_si256(from, _mm256_add_epi32(_mm256_loadu_si256(from), whole));
-                }
-    }
-};
-
-#endif
 #if defined(__AVX512F__)
 
 // Not among the instructions this file is compiled for, so only what is marked so may use them.

@@ -22,6 +22,9 @@ void pack_matrix(int64_t format, const uint8_t* source, int64_t num_rows, int64_
 void linear(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
 void gather_rows(const Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y);
 
+// A matrix of blocks times activations that are rounded to int8 on the way, block by block, see linear_int8_blocks.cpp.
+void linear_int8_blocks(const Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
+
 // Weights in int8 with one scale a row, multiplied by activations that are rounded to int8 on the way, see
 // linear_int8.cpp. panels: of pack_int8; bias as above.
 struct Int8Matrix {
@@ -38,6 +41,8 @@ int64_t int8_panel_bytes(int64_t num_columns);
 void pack_int8(const int8_t* numbers, const float* scales, int64_t num_rows, int64_t num_columns, uint8_t* panels);
 void linear_int8(const Int8Matrix* matrix, const float* x, int64_t num_tokens, float* y, int64_t ldy);
 void gather_rows_int8(const Int8Matrix* matrix, const int64_t* rows, int64_t num_tokens, float* y);
+// Whether it is faster here than linear_int8_blocks: where processors sum products of bytes in one instruction.
+int64_t is_int8_fast();
 // Ways to multiply int8 that this machine has, worst first. The best one is used until another is chosen; all give the
 // same bits.
 int64_t num_int8_ways();
@@ -73,8 +78,8 @@ void paged_attention(const Batch* batch, const float* query, int64_t num_heads, 
 
 // A call of one of these functions with its arguments, each in a word's low bytes: what a step of the model is made of.
 enum Function : int64_t {
-    kLinear, kLinearInt8, kGatherRows, kGatherRowsInt8, kRmsNorm, kAddRmsNorm, kSiluAndMul, kRotateAndWrite,
-    kPagedAttention
+    kLinear, kLinearInt8, kLinearInt8Blocks, kGatherRows, kGatherRowsInt8, kRmsNorm, kAddRmsNorm, kSiluAndMul,
+    kRotateAndWrite, kPagedAttention
 };
 enum : int64_t { kMaxArguments = 10 };
 struct Call {

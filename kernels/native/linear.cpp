@@ -8,9 +8,7 @@
 #include <vector>
 
 #include "formats.h"
-#include "library.h"
 #include "linear_blocks.h"
-#include "threads.h"
 #if defined(__AMX_BF16__)
 #include "linear_unit.h"
 #endif
@@ -18,33 +16,9 @@
 namespace pagestream {
 namespace {
 
-constexpr long kSharedRows = 120;       // whose sums stay beside it
 constexpr long kExpandedColumns = 288;  // 18 KiB a panel
 constexpr int kDirectPanels = 8;        // that are handed out at once
 constexpr int kDirectTiles = 2;         // of rows; weights are widened for each of them
-constexpr long kSmallWork = 1 << 16;    // multiplications that are not worth a second thread
-
-INLINE int lanes_of(const Matrix& matrix, long panel) {
-    return (int)std::min<long>(kLanes, matrix.num_rows - panel * kLanes);
-}
-
-INLINE void put_bias(const Matrix& matrix, long panel, int num_panels, long rows, float* sums) {
-    const long width = (long)num_panels * kLanes;
-    for (long r = 0; r < rows; ++r) {
-        if (matrix.bias)
-            memcpy(sums + r * width, matrix.bias + panel * kLanes, width * sizeof(float));
-        else
-            memset(sums + r * width, 0, width * sizeof(float));
-    }
-}
-
-INLINE void put_out(const Matrix& matrix, long panel, int num_panels, long rows, const float* sums, float* y,
-                    long ldy) {
-    const long width = (long)num_panels * kLanes;
-    const long wanted = std::min(width, matrix.num_rows - panel * kLanes);
-    for (long r = 0; r < rows; ++r) memcpy(y + r * ldy + panel * kLanes, sums + r * width, wanted * sizeof(float));
-}
-
 template <class Format, int P>
 INLINE void panel_pointers(const Matrix& matrix, long panel, const uint8_t* (&panels)[P]) {
     for (int p = 0; p < P; ++p) panels[p] = matrix.panels + (panel + p) * Format::panel_bytes(matrix.num_columns);
@@ -80,44 +54,6 @@ void direct_rows(const Matrix& matrix, const float* x, long num_tokens, float* y
             });
         }
     });
-}
-
-template <class Block, int R, int P>
-void multiply_blocks(const Matrix& matrix, long panel, const BlockRows& rows, long row, float* y, long ldy) {
-    const long bytes = Blocks<Block>::panel_bytes(matrix.num_columns);
-    const Block* blocks[P];
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) blocks[p] = (const Block*)(matrix.panels + (panel + p) * bytes);
-    alignas(64) float sums[R * P * kLanes];
-    put_bias(matrix, panel, P, R, sums);
-    // Asked for by the first rows, what the thread needs next is there for all.
-    add_blocks<R, P>(blocks, rows, row, row == 0 ? P * num_threads() * bytes : 0, sums);
-    put_out(matrix, panel, P, R, sums, y + row * ldy, ldy);
-}
-
-template <class Block>
-void block_rows(const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-    static std::atomic<long> num_calls{0};
-    constexpr int kGroup = block_panels_of(1);  // a multiple of every other tile's panels
-    const long num_panels = (matrix.num_rows + kLanes - 1) / kLanes;
-    const long num_groups = (num_panels + kGroup - 1) / kGroup;
-    for (long row = 0; row < num_tokens; row += kSharedRows) {
-        const long rows = std::min(kSharedRows, num_tokens - row), call = ++num_calls;
-        const bool is_small = rows * matrix.num_rows * matrix.num_columns < kSmallWork;
-        parallel_for(num_groups, 1, is_small, [&](long begin, long end) {
-            static thread_local ScaledRows<Block> scaled_rows;
-            const BlockRows from = scaled_rows.of(call, x + row * matrix.num_columns, rows, matrix.num_columns);
-            for_row_tiles<kBlockTileRows>(rows, [&](auto height, long tile) {
-                constexpr int kPanels = block_panels_of(height);
-                const long stop = std::min(num_panels, end * kGroup);
-                float* to = y + row * ldy;
-                long panel = begin * kGroup;
-                for (; panel + kPanels <= stop; panel += kPanels)
-                    multiply_blocks<Block, height, kPanels>(matrix, panel, from, tile, to, ldy);
-                for (; panel < stop; ++panel) multiply_blocks<Block, height, 1>(matrix, panel, from, tile, to, ldy);
-            });
-        });
-    }
 }
 
 // Some rows times one group of panels, by way of the expanded weights.
@@ -240,7 +176,7 @@ void multiply(Dense<T>, const Matrix& matrix, const float* x, long num_tokens, f
 
 template <class Block>
 void multiply(Blocks<Block>, const Matrix& matrix, const float* x, long num_tokens, float* y, long ldy) {
-    block_rows<Block>(matrix, x, num_tokens, y, ldy);
+    block_rows<ScaledRows<Block>, Block>(matrix, x, num_tokens, y, ldy);
 }
 
 template <class F>

@@ -238,9 +238,6 @@ struct WayOfThisBuild {
 };
 constexpr WayOfThisBuild kWays[] = {
     {PlainInt8::is_there, multiply_all<PlainInt8>},
-#if defined(__AVX2__)
-    {Avx2Int8::is_there, multiply_all<Avx2Int8>},
-#endif
 #if defined(__AVX512F__)
     {Avx512Vnni::is_there, multiply_all<Avx512Vnni>},
 #endif
@@ -264,6 +261,8 @@ int64_t num_int8_ways() {
     for (const WayOfThisBuild& way : kWays) count += way.is_there();
     return count;
 }
+
+int64_t is_int8_fast() { return num_int8_ways() > 1; }
 
 void choose_int8_way(int64_t way) { chosen_way() = way; }
 

@@ -161,7 +161,7 @@ struct UnitFormat<Dense<BFloat>> {
 };
 
 // Nibbles as bfloat16 numbers less 8, which halves what large and small terms of a sum cancel.
-INLINE void expand_nibbles(const Nibbles& quants, UnitTile<uint16_t>& to) {
+INLINE void expand_quants(const Nibbles& quants, UnitTile<uint16_t>& to) {
     alignas(64) static constexpr uint16_t kNumbers[32] = {
         0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000,
         0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0, 0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040,
@@ -177,6 +177,18 @@ INLINE void expand_nibbles(const Nibbles& quants, UnitTile<uint16_t>& to) {
     }
 }
 
+// Bytes as bfloat16 numbers, 2**24 times as large.
+INLINE void expand_quants(const Bytes& quants, UnitTile<uint16_t>& to) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t *words = quants.words[i], *others = quants.words[4 + i];
+        _mm512_store_si512(to.rows[4 * i], upper_halves(byte<0>(words).v, byte<0>(others).v));
+        _mm512_store_si512(to.rows[4 * i + 1], upper_halves(byte<1>(words).v, byte<1>(others).v));
+        _mm512_store_si512(to.rows[4 * i + 2], upper_halves(byte<2>(words).v, byte<2>(others).v));
+        _mm512_store_si512(to.rows[4 * i + 3], upper_halves(byte<3>(words).v, byte<3>(others).v));
+    }
+}
+
 template <class Quants>
 struct UnitFormat<Blocks<Quants>> {
     static constexpr bool kExists = true, kIsScaled = true, kHasOffset = std::is_same_v<Quants, Q4_1>;
@@ -184,18 +196,9 @@ struct UnitFormat<Blocks<Quants>> {
     INLINE static void expand(const uint8_t* panel, long block, long, UnitBlock& to) {
         const Quants& from = ((const Quants*)panel)[block];
         const Vec scale = load(from.d);
-        store(to.scale, scale);
+        store(to.scale, std::is_same_v<Quants, Q8_0> ? mul(scale, broadcast(Q8_0::kPlaces[0])) : scale);
         if constexpr (kHasOffset) store(to.offset, fma(scale, broadcast(8.0f), load(from.m)));
-        if constexpr (std::is_same_v<Quants, Q8_0>) {
-#pragma GCC unroll 16
-            for (int pair = 0; pair < kUnitRows; ++pair) {
-                const int k = pair % 4 * 4 + pair / 4;
-                _mm512_store_si512(to.weights.rows[pair],
-                                   upper_halves(load(from.quants.rows[k]).v, load(from.quants.rows[k + 16]).v));
-            }
-        } else {
-            expand_nibbles(from.quants, to.weights);
-        }
+        expand_quants(from.quants, to.weights);
     }
 };
 

@@ -6,6 +6,7 @@
 // add_to_exponent(x, n): x * 2**m, where n is m + 1.5 * 2**23 and so has m in its low bits.
 // first(x): lane 0.
 // flip<S>(x): lane i is lane i xor S of x, for S = 1, 2, 4, 8.
+// byte<B>(words): bytes B of sixteen words as signed numbers times 2**24.
 // nibble<J>(words): bits 4 J to 4 J + 3 of sixteen words as 16**J times their value, the value itself for J = 7.
 #pragma once
 #if defined(__AVX512F__)

@@ -78,6 +78,17 @@ INLINE Vec flip(Vec x) {
     return {flip<Stride>(x.low), flip<Stride>(x.high)};
 }
 
+template <int B>
+INLINE __m256 byte(__m256i word) {
+    const __m128i top = _mm_setr_epi8(-1, -1, -1, B, -1, -1, -1, 4 + B, -1, -1, -1, 8 + B, -1, -1, -1, 12 + B);
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(word, _mm256_broadcastsi128_si256(top)));
+}
+template <int B>
+INLINE Vec byte(const uint32_t* words) {
+    const __m256i* halves = (const __m256i*)words;
+    return {byte<B>(_mm256_loadu_si256(halves)), byte<B>(_mm256_loadu_si256(halves + 1))};
+}
+
 template <int J>
 INLINE __m256 nibble(__m256i word) {
     return _mm256_cvtepi32_ps(J == 7 ? _mm256_srli_epi32(word, 28)

@@ -55,6 +55,12 @@ INLINE Vec flip(Vec x) {
     return {_mm512_permute_ps(x.v, Stride == 2 ? 0x4E : 0xB1)};
 }
 
+template <int B>
+INLINE Vec byte(const uint32_t* words) {
+    const __m128i top = _mm_setr_epi8(-1, -1, -1, B, -1, -1, -1, 4 + B, -1, -1, -1, 8 + B, -1, -1, -1, 12 + B);
+    return {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(_mm512_loadu_si512(words), _mm512_broadcast_i32x4(top)))};
+}
+
 template <int J>
 INLINE Vec nibble(const uint32_t* words) {
     const __m512i word = _mm512_loadu_si512(words);

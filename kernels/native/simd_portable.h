@@ -75,6 +75,13 @@ INLINE Vec flip(Vec x) {
     }
 }
 
+template <int B>
+INLINE Vec byte(const uint32_t* words) {
+    Ints word[4];
+    memcpy(word, words, sizeof word);
+    EACH_PART(__builtin_convertvector((word[i] << (24 - 8 * B)) & (int32_t)0xFF000000, Floats));
+}
+
 template <int J>
 INLINE Vec nibble(const uint32_t* words) {
     Ints word[4];

@@ -122,13 +122,13 @@ class ScriptedPool:
             tokens=pack_u32(token for _, token in items),
             cached=pack_u32(self.num_cached_tokens for position in positions if position == 0),
             faults=faults,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
             embeddings=tuple(
                 Embedding(row.submit.handle, fake_embedding(unpack_u32(row.submit.prompt), row.submit.sampling.pooling))
                 for row, _ in items
                 if row.submit.sampling.pooling is not Pooling.NONE
             ),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
 
     @staticmethod

@@ -1,14 +1,16 @@
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.gap import ChoiceStream, Order, TokenItem, WriterCursors, items_of
+from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
 from shared.errors import MessageError
 from shared.ids import GatewayId, Handle, StepId, WorkerId
-from shared.messages import Fault, TokenBatch
-from shared.packing import pack_u32
+from shared.messages import Fault, Logprobs, LogprobSpan, TokenBatch
+from shared.packing import pack_f32, pack_u32
 from shared.sampling import FinishCode
 
 WRITER = WorkerId("w-1")
@@ -115,3 +117,57 @@ def test_a_slow_choice_is_given_four_of_its_intervals_before_it_counts_as_quiet(
         choice.accept(item(position, [1]), float(position + 1))
     assert not choice.is_quiet(103.0)
     assert choice.is_quiet(105.0)
+
+
+def logprobs(*chosen: float, num_top: int = 1) -> Logprobs:
+    ids = [place for place, _ in enumerate(chosen) for _ in range(num_top)]
+    return Logprobs(
+        num_top=num_top,
+        chosen=pack_f32(chosen),
+        ranks=pack_u32([2] * len(chosen)),
+        top_ids=pack_u32(ids),
+        top=pack_f32([-0.5] * len(ids)),
+    )
+
+
+def test_logprobs_go_with_the_tokens_of_their_handle() -> None:
+    arrays = {
+        "handles": pack_u32([3, 4]),
+        "indices": pack_u32([0, 8]),
+        "counts": bytes([2, 1]),
+        "finishes": bytes([0, 1]),
+        "tokens": pack_u32([10, 11, 12]),
+        "cached": pack_u32([64]),
+    }
+    span = LogprobSpan(Handle(4), 8, logprobs(-1.5))
+    first, second = items_of(batch(1, 0, **arrays, logprobs=(span,)))
+    assert first.logprobs == ()
+    assert second.logprobs == [TokenLogprobs(-1.5, 2, ((0, -0.5),))]
+    for wrong in (LogprobSpan(Handle(4), 7, logprobs(-1.5)), LogprobSpan(Handle(3), 0, logprobs(-1.5))):
+        with pytest.raises(MessageError):
+            list(items_of(batch(1, 0, **arrays, logprobs=(wrong,))))
+
+
+@pytest.mark.parametrize("name", ["chosen", "ranks", "top_ids", "top"])
+def test_logprobs_that_contradict_each_other_are_refused(name: str) -> None:
+    packed = msgspec.structs.replace(logprobs(-1.0, -2.0, num_top=3), **{name: pack_u32([1])})
+    with pytest.raises(MessageError):
+        unpack_logprobs(packed)
+
+
+def test_logprobs_stay_beside_their_tokens_whatever_comes_late_or_twice() -> None:
+    told = [TokenLogprobs(-float(place), 1, ()) for place in range(6)]
+    choice = ChoiceStream(Handle(7), 0.0)
+    for start, stop in ((2, 4), (0, 1), (0, 3), (3, 6)):
+        tokens = list(range(start, stop))
+        choice.accept(TokenItem(Handle(7), start, tokens, FinishCode.RUNNING, logprobs=told[start:stop]), 0.0)
+    assert choice.take() == (list(range(6)), told)
+    assert choice.take() == ([], [])
+
+
+def test_a_prompt_told_again_is_told_once() -> None:
+    choice = ChoiceStream(Handle(7), 0.0)
+    for start, numbers in ((1, (-1.0, -2.0)), (1, (-1.0,)), (2, (-2.0, -3.0))):
+        choice.accept_prompt(LogprobSpan(Handle(7), start, logprobs(*numbers)), 5.0)
+    assert {place: one.logprob for place, one in choice.prompt_logprobs.items()} == {1: -1.0, 2: -2.0, 3: -3.0}
+    assert not choice.is_quiet(5.1)

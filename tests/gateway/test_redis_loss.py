@@ -20,7 +20,7 @@ from tests.gateway.conftest import eventually
 pytestmark = pytest.mark.model
 
 GRACE_S = 1.0
-BOUND_S = GRACE_S + 2.0
+BOUND_S = GRACE_S + 3.0
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 SLOW_NAMES = """

@@ -213,3 +213,14 @@ def test_the_demo_model_writes_any_tokens_as_transformers_does(
 def test_the_demo_model_ends_at_its_mark(demo: Tokenizer) -> None:
     assert tuple(demo.encode("<|im_end|>")) == demo.eos_token_ids
     assert demo.render_chat([{"role": "user", "content": "Hi"}]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_is_brought_along_knows_the_models_special_tokens() -> None:
+    metadata = {key: value for key, value in BYTE_METADATA.items() if key != "tokenizer.chat_template"}
+    tokenizer = tokenizer_from_gguf(metadata)
+    messages = [{"role": "user", "content": "x"}]
+    assert tokenizer.render_chat(messages, template="{{ messages[0].content + eos_token }}") == "x<|im_end|>"
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        tokenizer.render_chat(messages)
+    with pytest.raises(InvalidRequestError, match="no valid Jinja"):
+        tokenizer.render_chat(messages, template="{% for %}")

@@ -1,7 +1,8 @@
 from gpu_worker.delivery import DeliveryBook
-from gpu_worker.runner import RowOutput, StepOutput
+from gpu_worker.fake_logprobs import fake_logprobs
+from gpu_worker.runner import PromptLogprobs, RowOutput, StepOutput
 from shared.ids import BEFORE_FIRST_STEP, Slot, StepId, WorkerId
-from shared.messages import Fault, TokenBatch
+from shared.messages import Fault, LogprobSpan, TokenBatch
 from shared.packing import unpack_u16, unpack_u32
 from shared.sampling import FinishCode
 from tests.gpu_worker.checked_plans import admitted, plan
@@ -93,3 +94,16 @@ def test_a_failed_row_becomes_a_fault_and_no_item() -> None:
 
 def test_a_step_without_output_has_a_result_without_batches() -> None:
     assert DeliveryBook(WorkerId("w")).result(ONE, output(), 3).batches == ()
+
+
+def test_logprobs_go_to_who_asked_with_the_places_of_their_tokens() -> None:
+    book = DeliveryBook(WorkerId("w"))
+    book.apply(plan({}, admitted(0, [1, 2, 3], [0], num_prompt=2), admitted(1, [1, 2, 3], [1], gateway="other")))
+    told, prompt = fake_logprobs([7, 8], 1, 100), fake_logprobs([2], 0, 100)
+    rows = [row(0, 7, 8)._replace(logprobs=told)]
+    result = book.result(ONE, StepOutput(rows, 3, [PromptLogprobs(Slot(1), 1, prompt)]), 0)
+    one, other = result.batches
+    assert one.logprobs == (LogprobSpan(100, 1, told),)
+    assert (other.gateway_id, other.prompt_logprobs, other.slots) == ("other", (LogprobSpan(101, 1, prompt),), b"")
+    following = book.result(TWO, output(row(1, 4)), 0).batches[0]
+    assert (following.previous, following.prompt_logprobs) == (ONE, ())

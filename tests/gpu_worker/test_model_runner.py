@@ -176,7 +176,7 @@ def test_a_row_without_finite_logits_fails_alone(tiny: Checkpoint, load: Callabl
     alone.decode([1], 1)
     assert [(row.slot, row.finish) for row in output.rows] == [(0, FinishCode.ERROR), (1, FinishCode.RUNNING)]
     assert output.rows[0].tokens == ()
-    assert "no finite score" in output.rows[0].message
+    assert "no token has a finite score" in output.rows[0].message
     assert transcript.tokens[1] == alone.tokens[1]
     assert transcript.run(compute({0: 1, 1: 1})).num_tokens == 1
 

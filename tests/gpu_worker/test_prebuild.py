@@ -24,9 +24,13 @@ def test_a_machine_without_a_compiler_installs_all_the_same(
 def test_an_image_gets_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGESTREAM_CACHE", str(tmp_path))
     try:
-        Toolchain.find()
+        compiler = Toolchain.find().compiler
     except NativeBuildError as error:
         pytest.skip(str(error))
+    hasty = tmp_path / "c++"  # without optimising, in half the time
+    hasty.write_text(f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
+    hasty.chmod(0o755)
+    monkeypatch.setenv("CXX", str(hasty))
     assert prebuild.main(["--every-variant"]) == 0
     built = {path.name.partition("-")[0] for path in (tmp_path / "kernels").glob("*.so")}
     assert built == set(buildable_variants())

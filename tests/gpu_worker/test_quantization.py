@@ -25,15 +25,16 @@ def _needs_native() -> None:
         pytest.skip(f"PyTorch's ops have no int8: {error}")
 
 
+@pytest.mark.parametrize("int8_has_blocks", [False, True])
 @pytest.mark.parametrize("quantization", list(Quantization))
 def test_matrices_are_rounded_and_nothing_else(
-    quantization: Quantization, save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]]
+    quantization: Quantization, int8_has_blocks: bool, save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]]
 ) -> None:
     checkpoint, oracle = save_tiny(attention_bias=True)
     exact = open_weights(
         checkpoint, ModelConfig.from_checkpoint(checkpoint), dtype=torch.float32, device=torch.device("cpu")
     )
-    rounded = QuantizedWeights(exact, quantization)
+    rounded = QuantizedWeights(exact, quantization, int8_has_blocks=int8_has_blocks)
     for name, expected in oracle.state_dict().items():
         if name.endswith("bias") or "norm" in name:
             assert torch.equal(rounded.get(name), expected)

@@ -44,6 +44,14 @@ def test_serve_takes_every_flag_of_the_services_it_starts() -> None:
     assert set().union(*map(_parse, services)) <= _parse("serve").keys()
 
 
+def test_run_batch_takes_every_flag_of_what_it_does_in_one_process() -> None:
+    of_a_server = {"host", "port", "api_key", "redis_url", "pool", "max_num_queued_reqs", "trust_request_chat_template"}
+    of_a_server |= {"max_file_bytes", "max_file_store_bytes", "max_response_store_bytes"}
+    wanted = (_flag_names(WorkerSettings) | _flag_names(GatewaySettings)) - of_a_server
+
+    assert wanted <= _parse("run-batch", "-i", "in.jsonl", "-o", "out.jsonl").keys()
+
+
 def test_defaults_are_those_of_the_settings() -> None:
     parsed = _parse("gateway")
 

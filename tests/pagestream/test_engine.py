@@ -15,7 +15,7 @@ def engine():
 def run(local):
     outputs = []
     while local.has_unfinished_requests:
-        outputs += local.step()
+        outputs += local.step().outputs
     return outputs
 
 
@@ -45,7 +45,7 @@ def test_cached_tokens_come_with_the_first_output():
 def test_a_prompt_that_does_not_fit_ends_with_a_fault():
     local = engine()
     local.submit(list(range(64)), SamplingParams(max_tokens=2))
-    (output,) = local.step()
+    (output,) = local.step().outputs
     assert output.finish is FinishCode.ERROR
     assert "64 tokens" in output.fault
 
@@ -56,4 +56,4 @@ def test_a_cancelled_request_gets_nothing_more():
     local.step()
     local.cancel(request)
     assert not local.has_unfinished_requests
-    assert local.step() == []
+    assert local.step().outputs == []

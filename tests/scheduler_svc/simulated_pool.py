@@ -3,12 +3,14 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.fake_embedding import fake_embedding
+from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from scheduler_svc.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
-from shared.messages import Cancel, StepPlan, StepResult, Submit, WorkerCapabilities
+from shared.messages import Cancel, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import FinishCode, Pooling, SamplingParams
 
@@ -54,6 +56,8 @@ class SimulatedPool:
         self.finishes: dict[tuple[RequestId, int], FinishCode] = {}
         self.faults: dict[int, str] = {}
         self.embeddings: dict[tuple[RequestId, int], bytes] = {}
+        self.logprobs: dict[tuple[RequestId, int], list[TokenLogprobs]] = {}
+        self.prompt_logprobs: dict[tuple[RequestId, int], dict[int, TokenLogprobs]] = {}
         self.finished: list[str] = []
         self.num_computed = 0
         self._choices: dict[int, tuple[RequestId, int]] = {}
@@ -77,11 +81,16 @@ class SimulatedPool:
         salt="",
         priority: int = 0,
         pooling: Pooling = Pooling.NONE,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> RequestId:
         request_id = RequestId(f"r{len(self.submitted)}")
         handle = Handle(sum(submit.sampling.n for submit in self.submitted.values()))
         self._choices |= {handle + choice: (request_id, choice) for choice in range(n)}
-        sampling = SamplingParams(max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else (), pooling=pooling)
+        sampling = SamplingParams(
+            max_tokens=max_tokens, n=n, stop_token_ids=(STOP,) if stops else (), pooling=pooling, logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )  # fmt: skip
         submit = Submit(
             request_id=request_id, gateway_id=GATEWAY, handle=handle, prompt=pack_u32(prompt), sampling=sampling,
             arrived_ms=len(self.submitted), cache_salt=salt, priority=priority,
@@ -170,14 +179,27 @@ class SimulatedPool:
                 pooling, prompt = submit.sampling.pooling, unpack_u32(submit.prompt)
                 expected = fake_embedding(prompt, pooling) if pooling is not Pooling.NONE else None
                 assert self.embeddings.get(key) == expected
+                self._check_logprobs(key)
         assert self.core.num_requests == 0
         assert len(self.core.waiting) == 0
         for worker in self.core.workers.values():
             assert worker.pool.num_free == worker.pool.num_blocks
             assert not worker.in_flight
 
+    def _check_logprobs(self, key: tuple[RequestId, int]) -> None:
+        """Those of all tokens, once each, and of nothing else."""
+        submit = self.submitted[key[0]]
+        sampling, prompt = submit.sampling, unpack_u32(submit.prompt)
+        asked = sampling.logprobs is not None
+        expected = unpack_logprobs(fake_logprobs(self.output(*key), sampling.logprobs or 0, VOCAB_SIZE))
+        assert self.logprobs.get(key, []) == (expected if asked else [])
+        asked = sampling.prompt_logprobs is not None and key[1] == 0
+        expected = unpack_logprobs(fake_logprobs(prompt[1:], sampling.prompt_logprobs or 0, VOCAB_SIZE))
+        assert self.prompt_logprobs.get(key, {}) == (dict(enumerate(expected, 1)) if asked else {})
+
     def _receive(self, result: StepResult) -> None:
         for batch in result.batches:
+            self._receive_logprobs(batch)
             tokens = iter(unpack_u32(batch.tokens))
             cached = iter(unpack_u32(batch.cached))
             items = zip(unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True)
@@ -189,12 +211,28 @@ class SimulatedPool:
                 told += [next(tokens) for _ in range(count)]
                 if index == 0:
                     self.cached[key] = next(cached)
+                    self._check_prompt_is_told(key)
                 if finish != FinishCode.RUNNING:
                     self.finishes[key] = FinishCode(finish)
             for embedding in batch.embeddings:
                 key = self._choices[embedding.handle]
                 assert key not in self.embeddings
                 self.embeddings[key] = embedding.vector
+
+    def _receive_logprobs(self, batch: TokenBatch) -> None:
+        for span in batch.logprobs:
+            told = self.logprobs.setdefault(self._choices[span.handle], [])
+            assert span.start == len(told)
+            told += unpack_logprobs(span.logprobs)
+        for span in batch.prompt_logprobs:
+            known = self.prompt_logprobs.setdefault(self._choices[span.handle], {})
+            for place, logprobs in enumerate(unpack_logprobs(span.logprobs), span.start):
+                assert known.setdefault(place, logprobs) == logprobs
+
+    def _check_prompt_is_told(self, key: tuple[RequestId, int]) -> None:
+        submit = self.submitted[key[0]]
+        if submit.sampling.prompt_logprobs is not None and key[1] == 0:
+            assert len(self.prompt_logprobs.get(key, {})) == len(unpack_u32(submit.prompt)) - 1
 
     def _collect(self) -> None:
         outcomes = self.core.take_outcomes()

@@ -379,3 +379,28 @@ def test_nobody_gives_way_to_an_equal_nor_where_another_worker_has_room():
     pool.run()
     assert pool.core.num_preemptions == 0
     pool.check_all_done()
+
+
+def test_a_prompt_whose_logprobs_are_to_be_told_hits_no_cache_until_it_has_output() -> None:
+    pool = SimulatedPool(num_blocks=8)
+    pool.add_worker()
+    prompt = list(range(100, 113))
+    pool.submit(prompt)
+    pool.run()
+    told = pool.submit(prompt, prompt_logprobs=1, max_tokens=4)
+    plain = pool.submit(prompt, max_tokens=4)
+    pool.run()
+    assert (pool.cached[told, 0], pool.cached[plain, 0]) == (0, 12)
+    pool.check_all_done()
+
+
+def test_a_prompt_is_told_again_from_its_beginning_after_a_worker_died_in_its_middle() -> None:
+    pool = SimulatedPool(max_num_batched_tokens=8)
+    first, second = pool.add_worker(), pool.add_worker()
+    told = pool.submit(list(range(100, 120)), prompt_logprobs=2)
+    victim = first if pool.plan(first) else second
+    pool.execute(victim)
+    pool.kill(victim)
+    assert sorted(pool.prompt_logprobs[told, 0]) == list(range(1, 9))
+    pool.run()
+    pool.check_all_done()

@@ -38,9 +38,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 24),
         stops=st.booleans(),
         priority=st.sampled_from([0, 0, 5]),
+        logprobs=st.sampled_from([None, 0, 2]),
+        prompt_logprobs=st.sampled_from([None, None, 1]),
     )
-    def submit(self, prefix, rest, n, max_tokens, stops, priority):
-        self.pool.submit([*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops, priority=priority)
+    def submit(self, prefix, rest, n, max_tokens, stops, priority, logprobs, prompt_logprobs):
+        self.pool.submit(
+            [*prefix, *rest], n=n, max_tokens=max_tokens, stops=stops, priority=priority, logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )  # fmt: skip
 
     @rule(
         prefix=st.sampled_from(PREFIXES),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 import redis
 
-from shared.bus import SEALED_TTL_S
+from shared.bus import RESULT_RETENTION, SEALED_TTL_S
 from shared.errors import BusUnavailableError, ConfigurationError, LeaseLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.keys import GROUP, PoolKeys
@@ -28,6 +28,7 @@ from shared.messages import (
 )
 from shared.packing import pack_u32
 from shared.redis_bus import RedisGatewayBus, RedisSchedulerBus, RedisWorkerBus
+from shared.redis_bus.emission import LEAST_RETENTION, RETAINED_BYTES, emit_arguments
 from shared.redis_server import RedisServer
 from shared.sampling import SamplingParams
 
@@ -482,3 +483,15 @@ def test_a_url_of_another_kind_is_a_wrong_setting() -> None:
 def test_without_a_server_connecting_says_so() -> None:
     with pytest.raises(BusUnavailableError):
         RedisWorkerBus.connect("unix:///nowhere/redis.sock", "p")
+
+
+def test_a_log_of_large_results_is_kept_shorter() -> None:
+    """Log-probabilities of prompts are hundreds of kilobytes a step; Redis holds all that is kept."""
+
+    def num_kept(num_bytes: int) -> object:
+        batch = TokenBatch(GatewayId("g"), WorkerId("w"), StepId(1, 1), BEFORE_FIRST_STEP, tokens=bytes(num_bytes))
+        return emit_arguments(KEYS, WorkerId("w"), StepId(1, 1), StepResult((batch,)))[2]
+
+    assert num_kept(10_000) == RESULT_RETENTION
+    assert num_kept(200_000) == pytest.approx(RETAINED_BYTES / 200_000, rel=0.01)
+    assert num_kept(50_000_000) == LEAST_RETENTION

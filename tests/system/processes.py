@@ -18,7 +18,7 @@ from shared.keys import PoolKeys
 from shared.redis_server import RedisServer
 
 KEYS = PoolKeys("default")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 FAKE = ("--runner", "fake", "--max-model-len", "4096")
 
 

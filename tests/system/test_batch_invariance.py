@@ -15,6 +15,7 @@ from gpu_worker.sampler import Sampled, Sampler
 from kernels.native_build import NativeBuildError, Toolchain
 from pagestream.engine import LocalEngine
 from shared.checkpoint import Checkpoint
+from shared.messages import StepPlan
 from shared.sampling import SamplingParams
 
 NUM_TOKENS = 20
@@ -35,6 +36,15 @@ class RecordingSampler:
         self._state = state
         self._sampler = sampler
         self.logits: dict[tuple[int, ...], Tensor] = {}
+
+    def apply(self, plan: StepPlan) -> None:
+        self._sampler.apply(plan)
+
+    def commit(self, slot: int, token: int) -> None:
+        self._sampler.commit(slot, token)
+
+    def clear(self) -> None:
+        self._sampler.clear()
 
     def choose(self, logits: Tensor, slots: NDArray[np.int64]) -> Sampled:
         for row, slot in zip(logits, slots.tolist(), strict=True):
@@ -64,7 +74,7 @@ def run(
         while waiting and engine.scheduler.num_requests < at_once:
             index, prompt = waiting.pop(0)
             index_of[engine.submit(prompt, SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS))] = index
-        for output in engine.step():
+        for output in engine.step().outputs:
             assert not output.fault
             answers[index_of[output.request_id]] += output.token_ids
     return answers, recorder.logits, engine

@@ -14,6 +14,7 @@ import pydantic
 import pytest
 from openai import OpenAI, pydantic_function_tool
 
+from pagestream import LLM, SamplingParams
 from tests.system.processes import Services
 
 if TYPE_CHECKING:
@@ -107,6 +108,23 @@ def test_a_stop_string_ends_the_answer_before_it(openai: OpenAI) -> None:
     stopped = openai.completions.create(model="demo", prompt="1, 2, 3, 4,", max_tokens=24, temperature=0, stop=stop)
     assert stopped.choices[0].text == text[: text.find(stop)]
     assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_the_offline_api_gives_the_same_tokens(openai: OpenAI) -> None:
+    llm = LLM("demo", max_model_len=2048, kv_cache_memory_bytes=100 << 20, num_threads=1)
+    prompts = ["1, 2, 3, 4,", "The sea was", "def add(a, b):", "Dear Sir,"]
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.3}
+    for params in ({"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.95, "seed": 11, "n": 2, **penalties}):
+        answer = openai.completions.create(
+            model="demo", prompt=prompts, max_tokens=16, extra_body={"return_token_ids": True}, **params
+        )
+        outputs = llm.generate(prompts, SamplingParams(max_tokens=16, **params), use_tqdm=False)
+        choices = [choice for output in outputs for choice in output.outputs]
+        assert [list(choice.token_ids) for choice in choices] == [choice.token_ids for choice in answer.choices]
+        assert [choice.text for choice in choices] == [choice.text for choice in answer.choices]
+    told = openai.chat.completions.create(model="demo", messages=CHAT, max_tokens=16, temperature=0)
+    (output,) = llm.chat(CHAT, SamplingParams(max_tokens=16, temperature=0), use_tqdm=False)
+    assert output.outputs[0].text == told.choices[0].message.content
 
 
 def wait_until_running(url: str, *, num_requests: int) -> None:

@@ -27,7 +27,7 @@ def line(**fields: object) -> bytes:
 def test_lines_are_read_with_their_places() -> None:
     reader = LineReader(URL)
     found = [reader.read(data) for data in (line(), b"  \r", line(custom_id="b"))]
-    assert found == [Line(0, "a", {"prompt": "x"}), None, Line(1, "b", {"prompt": "x"})]
+    assert found == [Line(0, "a", {"prompt": "x"}, URL), None, Line(1, "b", {"prompt": "x"}, URL)]
     assert reader.num_lines == 2
 
 

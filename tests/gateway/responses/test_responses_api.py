@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 import openai
 import pytest
 
@@ -12,7 +13,7 @@ from gateway.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
 from shared.messages import Fault
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says
-from tests.gateway.scripted_pool import Answer
+from tests.gateway.scripted_pool import STATUS, Answer
 
 PROMPT = "<user\nHi>\n<assistant\n"
 
@@ -329,3 +330,31 @@ async def test_the_archive_bounds_what_is_kept(byte_tokenizer: Tokenizer) -> Non
         assert found[-1] == 200
         assert found[0] == 404
         assert found == sorted(found, reverse=True)
+
+
+TOOL = {"type": "function", "name": "find", "parameters": {"type": "object", "properties": {"q": {"type": "integer"}}}}
+CALL = 'I look.\n<tool_call>\n{"name": "find", "arguments": {"q": 1}}\n</tool_call>'
+
+
+async def test_a_call_is_an_item_and_its_result_is_answered(byte_tokenizer: Tokenizer) -> None:
+    parser = {"tool_call_parser": "hermes"}
+    async with running_gateway(byte_tokenizer, says(CALL), **parser) as gateway, client(gateway) as api:
+        gateway.pool.status = msgspec.structs.replace(STATUS, max_model_len=2048)  # the tools are told in the prompt
+        await eventually(lambda: gateway.app._gateway.max_model_len() == 2048)
+        stream = await api.responses.create(model="tiny", input="Find.", tools=[TOOL], stream=True)
+        events = [event async for event in stream]
+        made = events[-1].response
+        message, call = made.output
+        assert message.content[0].text == "I look."
+        assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "find", {"q": 1})
+        assert made.tools[0].name == "find"
+        deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        assert "".join(deltas) == call.arguments
+        whole = await api.responses.create(model="tiny", input="Find.", tools=[TOOL])
+        assert json.loads(whole.output[1].arguments) == {"q": 1}
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "one"}
+        await api.responses.create(model="tiny", previous_response_id=made.id, input=[output], tools=[TOOL])
+        assert "one" in prompts(gateway)[-1]
+        assert "I look." in prompts(gateway)[-1]
+        listed = await api.responses.input_items.list(made.id)
+        assert [item.type for item in listed.data] == ["message"]

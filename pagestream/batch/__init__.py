@@ -1,0 +1,1 @@
+"""`pagestream run-batch`: a file of requests answered without a server."""

@@ -1,0 +1,1 @@
+"""The offline API: `LLM` and what it takes and gives."""
