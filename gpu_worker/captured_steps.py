@@ -81,6 +81,7 @@ def _like(step: StepInput, *, max_blocks: int) -> StepInput:
             context_lens=torch.zeros_like(batch.context_lens),
             block_tables=batch.block_tables.new_zeros(num_seqs, max_blocks),
             block_size=batch.block_size,
+            is_decode=True,
         ),
         sampled_rows=torch.zeros_like(step.token_ids),
         sampled_slots=np.zeros(num_seqs, np.int64),

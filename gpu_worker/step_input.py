@@ -34,7 +34,7 @@ class StepInput:
     @property
     def is_decode(self) -> bool:
         """Whether every sequence computes one token."""
-        return len(self.token_ids) == len(self.batch.context_lens)
+        return self.batch.is_decode
 
     @classmethod
     def build(cls, state: BatchState, work: Work, *, device: torch.device) -> "StepInput":
@@ -61,6 +61,7 @@ class StepInput:
                 context_lens=move(contexts, np.int32),
                 block_tables=move(tables, np.int32),
                 block_size=block_size,
+                is_decode=len(positions) == len(work.slots),
             ),
             sampled_rows=move(query_start[1:][is_sampled] - 1, np.int64),
             sampled_slots=work.slots[is_sampled],

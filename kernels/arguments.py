@@ -108,12 +108,14 @@ class PagedBatch:
         context_lens: [num_seqs] int32; tokens of each sequence in the cache, those of this step included.
         block_tables: [num_seqs, max_blocks] int32; entries past the context are never read.
         block_size: Tokens of a block.
+        is_decode: No sequence computes more than one token.
     """
 
     query_start: Tensor
     context_lens: Tensor
     block_tables: Tensor
     block_size: int
+    is_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,7 +281,18 @@ def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
 class _PagedAttention:
     batch: PagedBatch
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
+    ) -> Tensor:
         output = torch.empty_like(query)
         starts = self.batch.query_start.tolist()
         for sequence, context_len in enumerate(self.batch.context_lens.tolist()):
@@ -293,8 +304,18 @@ class _PagedAttention:
             group = query.shape[1] // keys.shape[1]
             keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
             scores = torch.einsum("thd,chd->htc", query[start:stop].float(), keys) * scale
-            future = position > torch.arange(context_len - (stop - start), context_len, device=query.device)[:, None]
-            weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            own = torch.arange(context_len - (stop - start), context_len, device=query.device)[:, None]
+            if alibi_slopes is not None:
+                scores += alibi_slopes[:, None, None] * (position - own)
+            unseen = position > own
+            if window is not None:
+                unseen = unseen | (position <= own - window)
+            scores = scores.masked_fill(unseen, float("-inf"))
+            if sinks is not None:
+                scores = torch.cat((scores, sinks[:, None, None].expand(-1, stop - start, 1)), dim=-1)
+            weights = scores.softmax(-1)[..., :context_len]
             output[start:stop] = torch.einsum("htc,chd->thd", weights, values).to(query.dtype)
         return output
 

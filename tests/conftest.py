@@ -3,7 +3,9 @@
 import os
 
 # As in the worker, and as there before torch loads: spinning threads starve a busy machine of two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # isort: split
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before anybody imports Triton: its kernels run on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")  # isort: split
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
