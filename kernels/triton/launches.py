@@ -36,7 +36,13 @@ def prefill_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dt
         return AttentionLaunch(max(16, triton.next_power_of_2(group)), 16, 4, 1)
     least_rows = triton.next_power_of_2(group)
     if head_dim > _WIDE_HEAD:
-        return AttentionLaunch(max(64, least_rows), 32, 8, 2)
+        rows = max(64, least_rows)
+        return {
+            "sm_80": AttentionLaunch(rows, 16, 8, 2),
+            "sm_89": AttentionLaunch(rows, 32, 8, 2),
+            "sm_90a": AttentionLaunch(rows, 32, 8, 2),
+            "gfx942": AttentionLaunch(rows, 32, 4, 2),
+        }[target]
     if target == "sm_90a":
         return AttentionLaunch(max(128, least_rows), 64, 8, 2)
     return AttentionLaunch(max(64, least_rows), 32, 4, 2)
@@ -45,9 +51,53 @@ def prefill_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dt
 def decode_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dtype) -> AttentionLaunch:
     """Of `decode_attention_kernel`; 16 rows are the least that matrix units take."""
     rows = min(max(16, triton.next_power_of_2(group)), _LARGEST_DECODE_ROWS)
-    return AttentionLaunch(rows, 32, 4, 2)
+    return AttentionLaunch(rows, 32, 8 if head_dim > _WIDE_HEAD else 4, 2)
 
 
 def num_warps_for_row(size: int) -> int:
     """Of a program that holds a row of `size` numbers in registers."""
     return min(max(size // 512, 1), 16)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLaunch:
+    """Of a linear layer's kernel: the tile of the output that a program makes, and how deep its steps are.
+
+    Attributes:
+        rows: Tokens.
+        columns: Output features.
+        depth: Input features of a step.
+        num_warps: Of a program.
+        num_stages: Of the software pipeline over the steps.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+_MAX_DECODE_ROWS: Final = 32
+"""Above it a step computes more than it waits for weights."""
+
+
+def packed_linear_launch(target: Target, *, num_rows: int, group_size: int) -> LinearLaunch:
+    """Of `packed_linear_kernel`. A step never spans two groups of weights."""
+    depth = min(64, group_size & -group_size)
+    if num_rows <= _MAX_DECODE_ROWS:
+        rows = 16 if num_rows <= 16 else 32  # noqa: PLR2004  the least that matrix units take
+        return LinearLaunch(rows, 64, depth, 4, 2 if target == "gfx942" else 3)
+    return LinearLaunch(64, 128 if target == "sm_90a" else 64, depth, 4, 2 if target == "gfx942" else 3)
+
+
+def multiplies_fp8(target: Target) -> bool:
+    """Whether the target's matrix units multiply e4m3 as checkpoints have it; gfx942 has another fp8."""
+    return target in {"sm_89", "sm_90a"}
+
+
+def scaled_linear_launch(target: Target, *, num_rows: int, rounds: bool, in_block: int) -> LinearLaunch:
+    """Of `scaled_linear_kernel`. A step never spans two blocks of weights."""
+    depth = min(128 if rounds else 64, in_block & -in_block)
+    rows = 64 if num_rows > _MAX_DECODE_ROWS else 16 if num_rows <= 16 else 32  # noqa: PLR2004  as above
+    return LinearLaunch(rows, 64, depth, 4, 2 if target == "gfx942" else 3)
