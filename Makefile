@@ -19,7 +19,7 @@ ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help serve lint type format lock clean \
-	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
+	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test test-kernels kernels-aot \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
@@ -84,6 +84,12 @@ type: $(ENVIRONMENT) ## check types
 
 format: $(ENVIRONMENT) ## put the code into shape
 	$(BIN)/ruff check --fix --show-fixes && $(BIN)/ruff format
+
+test-kernels: $(ENVIRONMENT) ## every kernel in Triton's interpreter beside its plain reference
+	$(BIN)/pytest tests/kernels/triton
+
+kernels-aot: $(ENVIRONMENT) ## compile every Triton kernel for four GPUs, check registers, spills and shared memory
+	@TRITON_INTERPRET=0 $(BIN)/python -m kernels.triton.aot $(ARGS)
 
 lock: $(ENVIRONMENT) ## pin what the environment holds now
 	@requirements/lock.sh
