@@ -1,4 +1,4 @@
-"""Chooses the ops that compute: on a CPU our native library where it can be had, else PyTorch's own."""
+"""Chooses the ops that compute: our native library on a CPU, our Triton kernels on a GPU, else PyTorch's own."""
 
 import logging
 import os
@@ -29,6 +29,8 @@ def choose_ops(device: torch.device, *, block_size: int, head_dim: int) -> Ops:
     if forced not in ("auto", "torch", "native", *VARIANTS):
         choices = ", ".join(("torch", "native", *VARIANTS))
         raise ConfigurationError(f"{_FORCE} is {forced!r}; use one of {choices}, or unset it")
+    if device.type == "cuda":
+        return _triton(device)
     if device.type != "cpu" or forced == "torch":
         return select(device)
     try:
@@ -38,6 +40,16 @@ def choose_ops(device: torch.device, *, block_size: int, head_dim: int) -> Ops:
             raise ConfigurationError(f"{_FORCE} is {forced!r}, but there is no native library: {error}") from error
         _log.warning("the native CPU kernels are not used, PyTorch's are several times slower: %s", error)
         return select(device)
+
+
+def _triton(device: torch.device) -> Ops:
+    try:
+        # Only GPUs need Triton, which takes a second to import.
+        from kernels.triton.ops import TRITON
+    except ImportError as error:
+        _log.warning("the Triton kernels are not used, PyTorch's plain ones are many times slower: %s", error)
+        return select(device)
+    return TRITON
 
 
 def _native(variant: str | None, block_size: int, head_dim: int) -> Ops:

@@ -1,6 +1,7 @@
 """Oracle: transformers' LlamaForCausalLM on the same weights, token by token."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from gpu_worker.models.decoder import Decoder
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
 from kernels.ops import CPU, REFERENCE, Ops
+from kernels.triton.ops import TRITON
 from shared.checkpoint import Checkpoint
 from shared.model_config import ModelConfig
 from tests.gpu_worker.transcript import admit, compute
@@ -109,6 +111,16 @@ def test_logits_do_not_depend_on_chunks_or_ops(
     checkpoint, oracle = save_tiny()
     with torch.inference_mode():
         for found, expected in zip(ours(checkpoint, ops=ops, chunk=chunk), theirs(oracle), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_kernels_in_triton_compute_the_model(
+    save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]],
+) -> None:
+    checkpoint, oracle = save_tiny()
+    with torch.inference_mode():
+        steps = zip(ours(checkpoint, ops=TRITON, chunk=16), theirs(oracle), strict=True)
+        for found, expected in islice(steps, 4):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 

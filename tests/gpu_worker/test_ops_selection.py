@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 import torch
 
 from gpu_worker.ops_selection import choose_ops
 from kernels.native_build import NativeBuildError, Toolchain
 from kernels.ops import CPU, REFERENCE
+from kernels.triton.ops import TRITON
 from shared.errors import ConfigurationError
 
 CPU_DEVICE = torch.device("cpu")
@@ -25,6 +28,13 @@ def _needs_compiler() -> None:
 @pytest.mark.usefixtures("_needs_compiler")
 def test_a_cpu_runs_the_native_library() -> None:
     assert choose_ops(CPU_DEVICE, block_size=16, head_dim=64).name.startswith("native ")
+
+
+def test_a_gpu_runs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    assert choose_ops(gpu, block_size=16, head_dim=64) is TRITON
+    monkeypatch.setitem(sys.modules, "kernels.triton.ops", None)
+    assert choose_ops(gpu, block_size=16, head_dim=64) is REFERENCE
 
 
 def test_other_devices_run_pytorch() -> None:

@@ -94,7 +94,7 @@ def _attention(target: Target) -> Iterator[Build]:
             f"prefill {name}",
             prefill_attention_kernel,
             types,
-            prefill_constants(launch, group, _NUM_KV_HEADS, head_dim, _BLOCK_SIZE) | constants,
+            {**prefill_constants(launch, group, _NUM_KV_HEADS, head_dim, _BLOCK_SIZE), **constants},
             (launch.num_warps, launch.num_stages),
             "wgmma" if target == "sm_90a" else "mma",
         )
@@ -103,14 +103,14 @@ def _attention(target: Target) -> Iterator[Build]:
             f"decode {name}",
             decode_attention_kernel,
             types | _SHARE_TYPES,
-            decode_constants(launch, group, _NUM_KV_HEADS, head_dim, _BLOCK_SIZE, _SPLITS) | constants,
+            {**decode_constants(launch, group, _NUM_KV_HEADS, head_dim, _BLOCK_SIZE, _SPLITS), **constants},
             (launch.num_warps, launch.num_stages),
             "mma",
         )
     for head_dim in (64, 128, 256):
         types = _SHARE_TYPES | {"output_ptr": "*bf16", "query_start_ptr": "*i32"}
-        constants = merge_constants(_NUM_KV_HEADS * 4, head_dim, _SPLITS)
-        yield _build(f"merge {head_dim}", merge_splits_kernel, types, constants)
+        merged = merge_constants(_NUM_KV_HEADS * 4, head_dim, _SPLITS)
+        yield _build(f"merge {head_dim}", merge_splits_kernel, types, merged)
 
 
 def _elementwise() -> Iterator[Build]:
