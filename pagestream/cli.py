@@ -11,7 +11,7 @@ from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
 from pagestream.batch.command import run_batch
-from pagestream.lifeline import follow_supervisor
+from pagestream.chaos import chaos
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
 from pagestream.terminal.command import chat, complete
@@ -19,6 +19,7 @@ from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
 from shared.demo_model import DEMO
 from shared.errors import PagestreamError
+from shared.lifeline import follow_supervisor
 from shared.observability import configure_logging
 
 _POOL = "default"
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-for _command in (run_batch, chat, complete, plan):
+for _command in (run_batch, chat, complete, plan, chaos):
     app.command()(_command)
 
 

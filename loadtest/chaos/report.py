@@ -1,0 +1,177 @@
+"""A run of chaos as text for a person, and as JSON."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loadtest.chaos.leftovers import Growth
+from loadtest.chaos.scenario import Scenario
+from loadtest.chaos.verdict import Verdict
+
+_WIDTH: Final = 72
+_SHOWN: Final = 10
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosResult:
+    """One run.
+
+    Attributes:
+        name: Of the scenario.
+        faults: How many of each kind happened.
+        recoveries_s: After each fault that was waited for, the time from its end until the pool was whole.
+        stalls_s: Pauses of a second and more within answers.
+        ttfts_s: Times to the first tokens.
+        standstill_s: How long the machine did not let the clients run.
+        left: What was left behind.
+        memory: Of processes that lived through the load's second half.
+        breakdown: What ended the run early, if something did.
+    """
+
+    name: str
+    scenario: Scenario
+    duration_s: float
+    faults: Counter[str]
+    recoveries_s: list[float]
+    verdict: Verdict
+    num_refused: int
+    stalls_s: list[float]
+    ttfts_s: list[float]
+    standstill_s: float
+    left: list[str]
+    memory: Mapping[str, Growth]
+    breakdown: str | None = None
+
+    @property
+    def violations(self) -> list[str]:
+        """Everything that must not be; empty for a good run."""
+        scenario = self.scenario
+        found = [] if self.breakdown is None else [self.breakdown]
+        found += self.verdict.faulty
+        found += [f"left behind: {what}" for what in self.left]
+        if not self.verdict.num_answers:
+            found.append("no request was answered")
+        if self.faults.total() < scenario.num_faults:
+            found.append(f"only {self.faults.total()} of {scenario.num_faults} faults could be inflicted")
+        stall_s, most_s = percentile(self.stalls_s, 99), scenario.max_stall_p99_s
+        if most_s is not None and stall_s > most_s:
+            found.append(f"99 % of the stalls took up to {stall_s:.2f} s, more than {most_s:g} s")
+        most = scenario.max_memory_growth
+        found += [
+            f"{name} grew by {growth.share:.1%}, more than {most:.0%}"
+            for name, growth in self.memory.items()
+            if most is not None and growth.share > most
+        ]
+        return found
+
+
+def percentile(values: list[float], which: float) -> float:
+    """Interpolated; 0 of nothing."""
+    return float(np.percentile(values, which)) if values else 0.0
+
+
+def as_text(result: ChaosResult) -> str:
+    """What is printed."""
+    return "\n".join(
+        [
+            f" Chaos: {result.name} ".center(_WIDTH, "="),
+            *_load(result),
+            *_faults(result),
+            *_waits(result),
+            *_rest(result),
+            *_conclusion(result),
+            "=" * _WIDTH,
+        ]
+    )
+
+
+def as_json(result: ChaosResult) -> dict[str, object]:
+    """What is saved."""
+    lost, doubled, wrong = result.verdict.differences
+    return {
+        "scenario": result.name,
+        "seed": result.scenario.seed,
+        "runner": result.scenario.runner,
+        "streams": result.scenario.streams,
+        "duration": result.duration_s,
+        "faults": dict(result.faults),
+        "num_faults": result.faults.total(),
+        "answered": result.verdict.num_answers,
+        "broken": result.verdict.num_broken,
+        "refused": result.num_refused,
+        "tokens": result.verdict.num_tokens,
+        "lost_tokens": lost,
+        "doubled_tokens": doubled,
+        "wrong_tokens": wrong,
+        "p50_stall_s": percentile(result.stalls_s, 50),
+        "p99_stall_s": percentile(result.stalls_s, 99),
+        "max_stall_s": percentile(result.stalls_s, 100),
+        "num_stalls": len(result.stalls_s),
+        "p50_ttft_s": percentile(result.ttfts_s, 50),
+        "p99_ttft_s": percentile(result.ttfts_s, 99),
+        "p99_recovery_s": percentile(result.recoveries_s, 99),
+        "standstill": result.standstill_s,
+        "memory_bytes": {name: [growth.before, growth.after] for name, growth in result.memory.items()},
+        "violations": result.violations,
+    }
+
+
+def _load(result: ChaosResult) -> Iterator[str]:
+    verdict = result.verdict
+    lost, doubled, wrong = verdict.differences
+    yield _line("Duration (s):", f"{result.duration_s:.1f}")
+    yield _line("Streams at once:", result.scenario.streams)
+    yield _line("Answers:", verdict.num_answers)
+    yield _line("Tokens:", verdict.num_tokens)
+    yield _line("Tokens lost, doubled, wrong:", f"{lost}, {doubled}, {wrong}")
+    yield _line("Faulty answers:", len(verdict.faulty))
+    yield _line("Broken connections:", verdict.num_broken)
+    yield _line("Refused, and sent again:", result.num_refused)
+
+
+def _faults(result: ChaosResult) -> Iterator[str]:
+    if not result.faults:
+        return
+    yield f" {result.faults.total()} faults ".center(_WIDTH, "-")
+    cells = [f"{count:>4} {name}" for name, count in sorted(result.faults.items())]
+    for start in range(0, len(cells), 3):
+        yield "".join(f"{cell:<24}" for cell in cells[start : start + 3]).rstrip()
+
+
+def _waits(result: ChaosResult) -> Iterator[str]:
+    yield " Waits (s) ".center(_WIDTH, "-")
+    for what, values in (
+        (f"Stalls ({len(result.stalls_s)} of 1 s or more):", result.stalls_s),
+        ("Time to first token:", result.ttfts_s),
+        ("Until the pool is whole:", result.recoveries_s),
+    ):
+        p50, p99, most = (percentile(values, which) for which in (50, 99, 100))
+        yield _line(what, f"P50 {p50:.2f}   P99 {p99:.2f}   max {most:.2f}")
+    if result.standstill_s:
+        yield _line("The machine stood still:", f"{result.standstill_s:.1f}")
+
+
+def _rest(result: ChaosResult) -> Iterator[str]:
+    yield " Afterwards ".center(_WIDTH, "-")
+    yield _line("Left in Redis, blocks held:", ", ".join(result.left) or "nothing")
+    for name, growth in result.memory.items():
+        yield _line(
+            f"Memory of {name}:", f"{growth.before / _MIB:.1f} -> {growth.after / _MIB:.1f} MiB ({growth.share:+.1%})"
+        )
+
+
+def _conclusion(result: ChaosResult) -> Iterator[str]:
+    yield " Verdict ".center(_WIDTH, "-")
+    violations = result.violations
+    yield "No violation." if not violations else f"{len(violations)} violations:"
+    yield from violations[:_SHOWN]
+    if len(violations) > _SHOWN:
+        yield f"... and {len(violations) - _SHOWN} more"
+
+
+def _line(label: str, value: object) -> str:
+    return f"{label:<32} {value}"

@@ -1,0 +1,60 @@
+"""How long clients had to wait in the middle of their answers, without what their own machine held up."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from loadtest.chaos.answer import Answer
+
+LEAST_STALL_S: Final = 1.0
+"""Shorter pauses are no stalls: a person hardly notices one, and a busy machine makes them without any fault."""
+
+_TICK_S: Final = 0.05
+_LEAST_STANDSTILL_S: Final = 0.25
+
+
+class Span(NamedTuple):
+    """A piece of time, in seconds of `time.perf_counter`."""
+
+    start_s: float
+    stop_s: float
+
+
+class Standstills:
+    """Notices when this process did not run: then neither did the clients, whatever the pool did meanwhile."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+
+    async def watch(self) -> None:
+        """Watch until cancelled."""
+        before_s = time.perf_counter()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now_s = time.perf_counter()
+            if now_s - before_s - _TICK_S > _LEAST_STANDSTILL_S:
+                self._spans.append(Span(before_s + _TICK_S, now_s))
+            before_s = now_s
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return sum(span.stop_s - span.start_s for span in self._spans)
+
+    def within(self, span: Span) -> float:
+        """How much of a span this process stood still."""
+        return sum(max(0.0, min(still.stop_s, span.stop_s) - max(still.start_s, span.start_s)) for still in self._spans)
+
+
+def pauses(answer: Answer) -> list[Span]:
+    """Where a client waited for the next piece of its answer, or for its end, for so long that it may be a stall."""
+    times_s = [*answer.piece_times_s, answer.ended_s]
+    return [Span(*times) for times in pairwise(times_s) if times[1] - times[0] >= LEAST_STALL_S]
+
+
+def stalls_s(spans: Iterable[Span], standstills: Standstills) -> list[float]:
+    """How long those pauses were that are stalls."""
+    lengths = (span.stop_s - span.start_s - standstills.within(span) for span in spans)
+    return [length for length in lengths if length >= LEAST_STALL_S]
