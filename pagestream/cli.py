@@ -24,6 +24,9 @@ from shared.observability import configure_logging
 
 _POOL = "default"
 _STATUS_TIMEOUT_S = 3.0
+_SHUTDOWN_TIMEOUT_OF_A_STACK_S = 5.0
+"""Who pressed Ctrl-C waits for it."""
+
 _GATEWAY = GatewaySettings(pool=_POOL, model=DEMO)
 _WORKER = WorkerSettings(pool=_POOL, model=DEMO)
 
@@ -81,6 +84,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
     tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
+    shutdown_timeout: options.ShutdownTimeout = _SHUTDOWN_TIMEOUT_OF_A_STACK_S,
     max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
     max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
     block_size: options.BlockSize = _WORKER.block_size,
@@ -109,6 +113,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         port=port,
         num_workers=workers,
         num_threads=num_threads,
+        shutdown_timeout_s=shutdown_timeout,
         redis_url=redis_url,
         environment=options.as_environment(context.params),
     )
@@ -134,6 +139,7 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
     tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
+    shutdown_timeout: options.ShutdownTimeout = _GATEWAY.shutdown_timeout,
     redis_url: options.RedisUrl = _GATEWAY.redis_url,
     pool: options.Pool = _POOL,
     log_level: options.LogLevel = "info",
@@ -158,6 +164,7 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
         enable_auto_tool_choice=enable_auto_tool_choice,
         tool_call_parser=tool_call_parser,
         reasoning_parser=reasoning_parser,
+        shutdown_timeout=shutdown_timeout,
         redis_url=redis_url,
         pool=pool,
     )

@@ -2,16 +2,14 @@
 
 import asyncio
 import contextlib
-import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from loadtest.chaos.answer import Answer
 from loadtest.chaos.display import shown
-from loadtest.chaos.faults import Fault, draw, inflict
+from loadtest.chaos.faults import Fault, Happened, draw, inflict
 from loadtest.chaos.leftovers import growth, left_behind, memory_of
 from loadtest.chaos.load import Load
 from loadtest.chaos.oracle import FunctionOracle, Oracle, RecordedOracle
@@ -19,7 +17,7 @@ from loadtest.chaos.pool import Pool
 from loadtest.chaos.report import ChaosResult
 from loadtest.chaos.requests import RequestSource
 from loadtest.chaos.scenario import Scenario
-from loadtest.chaos.stalls import Span, Standstills, pauses, stalls_s
+from loadtest.chaos.stalls import Span, Standstills, pauses, stalls
 from loadtest.chaos.verdict import Verdict
 from loadtest.tokenizer_source import load_tokenizer
 from shared.errors import ServiceUnavailableError
@@ -36,7 +34,7 @@ class ChaosRun:
     Args:
         name: Of the scenario.
         scenario: What to do.
-        logs: Directory of the services' logs, and of the list of faults.
+        logs: Directory of the services' logs.
         is_shown: Whether to draw how it goes.
     """
 
@@ -45,7 +43,7 @@ class ChaosRun:
         self._scenario = scenario
         self._logs = logs
         self._is_shown = is_shown
-        self._faults: Counter[str] = Counter()
+        self._faults: list[Happened] = []
         self._recoveries_s: list[float] = []
         self._standstills = Standstills()
         self._verdict = Verdict()
@@ -55,7 +53,6 @@ class ChaosRun:
         self._memory_after: dict[str, int] = {}
         self._started_s = 0.0
         self._num_drawn = 0
-        self._last_fault = ""
 
     async def run(self) -> ChaosResult:
         """Do it.
@@ -87,7 +84,7 @@ class ChaosRun:
             recoveries_s=self._recoveries_s,
             verdict=self._verdict,
             num_refused=load.num_refused,
-            stalls_s=stalls_s(self._pauses, self._standstills),
+            stalls=stalls(self._pauses, self._standstills),
             ttfts_s=self._ttfts_s,
             standstill_s=self._standstills.total_s,
             left=left,
@@ -134,7 +131,7 @@ class ChaosRun:
     async def _inflict_all(self, pool: Pool) -> None:
         scenario = self._scenario
         overlapping: list[asyncio.Task[None]] = []
-        while self._faults.total() < scenario.num_faults:
+        while len(self._faults) < scenario.num_faults:
             self._num_drawn += 1
             fault = draw(scenario, self._num_drawn)
             inflicting = asyncio.create_task(self._inflict(fault, pool))
@@ -148,16 +145,12 @@ class ChaosRun:
         await pool.recover()
 
     async def _inflict(self, fault: Fault, pool: Pool) -> None:
-        at_s = time.perf_counter() - self._started_s
+        start_s = time.perf_counter()
         victim = await inflict(fault, pool)
         if victim is None:
             return
-        self._faults[fault.name] += 1
-        self._last_fault = f"{fault.name} ({victim})"
-        over_s = time.perf_counter() - self._started_s
-        entry = {"at_s": round(at_s, 3), "over_s": round(over_s, 3), "fault": fault.name, "victim": victim}
-        with (self._logs / "faults.jsonl").open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+        self._faults.append(Happened(fault.name, victim, start_s, time.perf_counter()))
+        self._faults.sort(key=lambda happened: happened.start_s)
 
     async def _weigh_at_half(self, pool: Pool) -> None:
         if self._scenario.duration_s:
@@ -166,15 +159,15 @@ class ChaosRun:
 
     @property
     def _num_done(self) -> float:
-        return self._faults.total() if self._scenario.num_faults else time.perf_counter() - self._started_s
+        return len(self._faults) if self._scenario.num_faults else time.perf_counter() - self._started_s
 
     @property
     def _news(self) -> str:
         verdict = self._verdict
         longest_s = max((span.stop_s - span.start_s for span in self._pauses), default=0.0)
         return (
-            f"{self._faults.total()} faults, {verdict.num_answers} answers, {len(verdict.faulty)} faulty, "
-            f"longest stall {longest_s:.1f} s  {self._last_fault}"
+            f"{len(self._faults)} faults, {verdict.num_answers} answers, {len(verdict.faulty)} faulty, "
+            f"longest stall {longest_s:.1f} s"
         )
 
 

@@ -42,6 +42,15 @@ class Fault(NamedTuple):
     place: float
 
 
+class Happened(NamedTuple):
+    """A fault that was inflicted, and from when to when in seconds of `time.perf_counter`."""
+
+    name: FaultName
+    victim: str
+    start_s: float
+    stop_s: float
+
+
 def draw(scenario: Scenario, number: int) -> Fault:
     """A scenario's fault with this number."""
     chance = random.Random(f"{scenario.seed}/fault/{number}")

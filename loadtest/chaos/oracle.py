@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.fake_runner import fake_token
 from loadtest.chaos.answer import Answer

@@ -1,5 +1,6 @@
 """A run of chaos as text for a person, and as JSON."""
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,13 +8,16 @@ from typing import Final
 
 import numpy as np
 
+from loadtest.chaos.faults import Happened
 from loadtest.chaos.leftovers import Growth
 from loadtest.chaos.scenario import Scenario
+from loadtest.chaos.stalls import Stall
 from loadtest.chaos.verdict import Verdict
 
 _WIDTH: Final = 72
 _SHOWN: Final = 10
 _MIB: Final = 2**20
+_SLACK_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +26,9 @@ class ChaosResult:
 
     Attributes:
         name: Of the scenario.
-        faults: How many of each kind happened.
+        faults: In order of their starts.
         recoveries_s: After each fault that was waited for, the time from its end until the pool was whole.
-        stalls_s: Pauses of a second and more within answers.
+        stalls: Pauses of a second and more within answers.
         ttfts_s: Times to the first tokens.
         standstill_s: How long the machine did not let the clients run.
         left: What was left behind.
@@ -35,16 +39,34 @@ class ChaosResult:
     name: str
     scenario: Scenario
     duration_s: float
-    faults: Counter[str]
+    faults: list[Happened]
     recoveries_s: list[float]
     verdict: Verdict
     num_refused: int
-    stalls_s: list[float]
+    stalls: list[Stall]
     ttfts_s: list[float]
     standstill_s: float
     left: list[str]
     memory: Mapping[str, Growth]
     breakdown: str | None = None
+
+    @property
+    def stalls_s(self) -> list[float]:
+        """The stalls' lengths."""
+        return [stall.length_s for stall in self.stalls]
+
+    @property
+    def worst_s(self) -> dict[str, float]:
+        """The longest stall after each kind of fault, and before the next one's start; 0 if there was none."""
+        worst: dict[str, float] = {fault.name: 0.0 for fault in self.faults}
+        starts_s = [fault.start_s for fault in self.faults]
+        for stall in self.stalls:
+            # A stall begins with the last token before its cause.
+            place = bisect(starts_s, stall.start_s + _SLACK_S) - 1
+            if place >= 0:
+                name = self.faults[place].name
+                worst[name] = max(worst[name], stall.length_s)
+        return worst
 
     @property
     def violations(self) -> list[str]:
@@ -55,8 +77,8 @@ class ChaosResult:
         found += [f"left behind: {what}" for what in self.left]
         if not self.verdict.num_answers:
             found.append("no request was answered")
-        if self.faults.total() < scenario.num_faults:
-            found.append(f"only {self.faults.total()} of {scenario.num_faults} faults could be inflicted")
+        if len(self.faults) < scenario.num_faults:
+            found.append(f"only {len(self.faults)} of {scenario.num_faults} faults could be inflicted")
         stall_s, most_s = percentile(self.stalls_s, 99), scenario.max_stall_p99_s
         if most_s is not None and stall_s > most_s:
             found.append(f"99 % of the stalls took up to {stall_s:.2f} s, more than {most_s:g} s")
@@ -98,8 +120,9 @@ def as_json(result: ChaosResult) -> dict[str, object]:
         "runner": result.scenario.runner,
         "streams": result.scenario.streams,
         "duration": result.duration_s,
-        "faults": dict(result.faults),
-        "num_faults": result.faults.total(),
+        "num_faults": len(result.faults),
+        "num_faults_by_name": Counter(fault.name for fault in result.faults),
+        "max_stall_s_by_fault": result.worst_s,
         "answered": result.verdict.num_answers,
         "broken": result.verdict.num_broken,
         "refused": result.num_refused,
@@ -136,8 +159,9 @@ def _load(result: ChaosResult) -> Iterator[str]:
 def _faults(result: ChaosResult) -> Iterator[str]:
     if not result.faults:
         return
-    yield f" {result.faults.total()} faults ".center(_WIDTH, "-")
-    cells = [f"{count:>4} {name}" for name, count in sorted(result.faults.items())]
+    yield f" {len(result.faults)} faults, and the longest stall after each (s) ".center(_WIDTH, "-")
+    counts, worst_s = Counter(fault.name for fault in result.faults), result.worst_s
+    cells = [f"{count:>3} {name:<17} {worst_s[name]:.1f}" for name, count in sorted(counts.items())]
     for start in range(0, len(cells), 3):
         yield "".join(f"{cell:<24}" for cell in cells[start : start + 3]).rstrip()
 

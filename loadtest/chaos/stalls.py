@@ -22,6 +22,13 @@ class Span(NamedTuple):
     stop_s: float
 
 
+class Stall(NamedTuple):
+    """A pause of one stream, by its start in seconds of `time.perf_counter`."""
+
+    start_s: float
+    length_s: float
+
+
 class Standstills:
     """Notices when this process did not run: then neither did the clients, whatever the pool did meanwhile."""
 
@@ -54,7 +61,7 @@ def pauses(answer: Answer) -> list[Span]:
     return [Span(*times) for times in pairwise(times_s) if times[1] - times[0] >= LEAST_STALL_S]
 
 
-def stalls_s(spans: Iterable[Span], standstills: Standstills) -> list[float]:
-    """How long those pauses were that are stalls."""
-    lengths = (span.stop_s - span.start_s - standstills.within(span) for span in spans)
-    return [length for length in lengths if length >= LEAST_STALL_S]
+def stalls(spans: Iterable[Span], standstills: Standstills) -> list[Stall]:
+    """Those of the pauses that are stalls."""
+    found = (Stall(span.start_s, span.stop_s - span.start_s - standstills.within(span)) for span in spans)
+    return [stall for stall in found if stall.length_s >= LEAST_STALL_S]
