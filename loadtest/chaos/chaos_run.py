@@ -25,6 +25,8 @@ from shared.errors import ServiceUnavailableError
 _UNDER_WAY_S: Final = 1.0
 """How long the load runs before the first fault."""
 
+_POLL_INTERVAL_S: Final = 0.05
+_RECOVERY_TIMEOUT_S: Final = 120.0
 _SHOW_INTERVAL_S: Final = 0.5
 
 
@@ -48,7 +50,7 @@ class ChaosRun:
         self._standstills = Standstills()
         self._verdict = Verdict()
         self._pauses: list[Span] = []
-        self._ttfts_s: list[float] = []
+        self._waits: list[Span] = []
         self._memory_before: dict[str, int] = {}
         self._memory_after: dict[str, int] = {}
         self._started_s = 0.0
@@ -72,8 +74,10 @@ class ChaosRun:
             self._started_s = time.perf_counter()
             try:
                 await self._break_under_load(pool, load)
-            except ServiceUnavailableError as error:
-                breakdown = str(error)
+            except TimeoutError:
+                breakdown = (
+                    f"the pool has not recovered within {_RECOVERY_TIMEOUT_S:.0f} s; its logs are in {self._logs}"
+                )
             duration_s = time.perf_counter() - self._started_s
             left = await left_behind(pool)
         return ChaosResult(
@@ -85,7 +89,7 @@ class ChaosRun:
             verdict=self._verdict,
             num_refused=load.num_refused,
             stalls=stalls(self._pauses, self._standstills),
-            ttfts_s=self._ttfts_s,
+            ttfts_s=self._standstills.lengths_without(self._waits),
             standstill_s=self._standstills.total_s,
             left=left,
             memory=growth(self._memory_before, self._memory_after),
@@ -111,7 +115,7 @@ class ChaosRun:
         self._verdict.judge(answer, oracle.truth(answer), may_break=self._scenario.breaks_streams)
         self._pauses += pauses(answer)
         if answer.piece_times_s:
-            self._ttfts_s.append(answer.piece_times_s[0] - answer.started_s)
+            self._waits.append(Span(answer.started_s, answer.piece_times_s[0]))
 
     async def _break_under_load(self, pool: Pool, load: Load) -> None:
         scenario = self._scenario
@@ -121,14 +125,14 @@ class ChaosRun:
             async with _beside(_repeat(lambda: update(self._num_done, self._news))), _beside(self._weigh_at_half(pool)):
                 try:
                     await asyncio.sleep(_UNDER_WAY_S)
-                    await self._inflict_all(pool)
+                    await self._inflict_all(pool, load)
                     await asyncio.sleep(self._started_s + scenario.duration_s - time.perf_counter())
                     self._memory_after = memory_of(pool.pids())
                 finally:
                     load.stop()
                     await running
 
-    async def _inflict_all(self, pool: Pool) -> None:
+    async def _inflict_all(self, pool: Pool, load: Load) -> None:
         scenario = self._scenario
         overlapping: list[asyncio.Task[None]] = []
         while len(self._faults) < scenario.num_faults:
@@ -137,12 +141,23 @@ class ChaosRun:
             inflicting = asyncio.create_task(self._inflict(fault, pool))
             if fault.is_alone:
                 await inflicting
-                self._recoveries_s.append(await pool.recover())
+                await self._recover(pool, load)
             else:
                 overlapping.append(inflicting)
             await asyncio.sleep(fault.healthy_s)
         await asyncio.gather(*overlapping)
-        await pool.recover()
+        await self._recover(pool, load)
+
+    async def _recover(self, pool: Pool, load: Load) -> None:
+        """Wait until the pool is whole and every stream goes on."""
+        since_s, still_s = time.perf_counter(), self._standstills.total_s
+        waited_s = 0.0
+        while not (load.flows(since_s) and await pool.is_whole()):
+            await asyncio.sleep(_POLL_INTERVAL_S)
+            waited_s = time.perf_counter() - since_s - (self._standstills.total_s - still_s)
+            if waited_s > _RECOVERY_TIMEOUT_S:
+                raise TimeoutError
+        self._recoveries_s.append(waited_s)
 
     async def _inflict(self, fault: Fault, pool: Pool) -> None:
         start_s = time.perf_counter()

@@ -41,6 +41,7 @@ class Load:
         seed: int,
     ) -> None:
         self.num_refused = 0
+        self._running: set[Answer] = set()
         self._on_answer = on_answer
         self._source = source
         self._gateway_urls = gateway_urls
@@ -52,6 +53,14 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(num_streams):
                 tasks.create_task(self._keep_asking())
+
+    def flows(self, since_s: float) -> bool:
+        """Whether every stream that was under way at that time has got something since."""
+        return all(
+            answer.piece_times_s and answer.piece_times_s[-1] > since_s
+            for answer in self._running
+            if answer.started_s < since_s
+        )
 
     def stop(self) -> None:
         """Send no more."""
@@ -72,6 +81,7 @@ class Load:
     async def _ask(self, request: ChaosRequest) -> None:
         while True:
             answer = Answer(request, time.perf_counter())
+            self._running.add(answer)
             try:
                 async with asyncio.timeout(_LONGEST_ANSWER_S):
                     response = await self._send(answer)
@@ -80,6 +90,7 @@ class Load:
             except OSError:
                 answer.is_broken = True
                 response = None
+            self._running.discard(answer)
             answer.ended_s = time.perf_counter()
             if not self._is_refusal(answer, response):
                 break

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,8 +21,16 @@ from shared.redis_bus import RedisPoolObserver
 from shared.redis_server import RedisServer
 
 POOL: Final = "default"
-_MODEL_FLAGS: Final = ("--max-model-len", "1024", "--kv-cache-memory-bytes", "512M", "--num-threads", "1")
-_RECOVERY_TIMEOUT_S: Final = 120.0
+_MODEL_FLAGS: Final = (
+    *("--max-model-len", "1024", "--max-num-batched-tokens", "128"),
+    *("--kv-cache-memory-bytes", "512M", "--num-threads", "1"),
+)
+"""Short steps, so that a fault of a second is longer than one."""
+
+_GATEWAY_FLAGS: Final = ("--shutdown-timeout", "300")
+"""So that a gateway that leaves ends its streams, whatever else fails meanwhile."""
+
+_START_TIMEOUT_S: Final = 120.0
 _POLL_INTERVAL_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 5.0
 _LEAVE_BALANCER_S: Final = 0.2
@@ -96,13 +103,16 @@ class Pool:
         """What a rolling restart does with a service under load.
 
         A gateway's successor is there before it leaves, and no new client is sent to it; the others just end.
+
+        Raises:
+            ServiceUnavailableError: a successor does not start.
         """
         if service.role != "gateway":
             await service.terminate()
             await service.start()
             return
         successor = await self._add("gateway", service.name)
-        await self._await_gateway(successor)
+        await self._await(lambda: _is_healthy(f"http://127.0.0.1:{successor.port}"))
         self._leaving.add(service)
         await asyncio.sleep(_LEAVE_BALANCER_S)
         await service.terminate()
@@ -110,20 +120,15 @@ class Pool:
         self.services.remove(service)
         await service.link.close()
 
-    async def recover(self) -> float:
-        """Wait until a scheduler leads, all workers work and every gateway is well; returns the seconds that took.
-
-        Raises:
-            ServiceUnavailableError: that takes too long.
-        """
-        started_s = time.monotonic()
-        while not await self._is_whole():
-            if time.monotonic() - started_s > _RECOVERY_TIMEOUT_S:
-                raise ServiceUnavailableError(
-                    f"the pool is not whole after {_RECOVERY_TIMEOUT_S:.0f} s; its logs are in {self._log_directory}"
-                )
-            await asyncio.sleep(_POLL_INTERVAL_S)
-        return time.monotonic() - started_s
+    async def is_whole(self) -> bool:
+        """Whether a scheduler leads, all workers work and every gateway is well."""
+        try:
+            view = await RedisPoolObserver(self.redis_server.url, POOL).look(timeout_s=_ANSWER_TIMEOUT_S)
+        except BusUnavailableError:
+            return False
+        count = self._scenario.workers
+        has_workers = view.status is not None and view.status.num_workers == count == len(view.workers)
+        return has_workers and all([await _is_healthy(url) for url in self.gateway_urls()])
 
     def pids(self) -> dict[str, int]:
         """Of all processes, by their names; a process that was started again has another name than the one before."""
@@ -140,7 +145,7 @@ class Pool:
         for role, count in roles:
             for number in range(1, count + 1):
                 await self._add(role, f"{role}-{number}")
-        await self.recover()
+        await self._await(self.is_whole)
 
     async def _add(self, role: Role, name: str) -> Service:
         link = await Link(self.redis_server.url.removeprefix("unix://")).open()
@@ -151,27 +156,22 @@ class Pool:
 
     def _command(self, role: Role) -> tuple[str, ...]:
         if role == "gateway":
-            return python("pagestream", "gateway", "demo", "--max-num-queued-reqs", "512")
+            return python("pagestream", "gateway", "demo", *_GATEWAY_FLAGS)
         if role == "scheduler":
             return python("pagestream", "scheduler")
         if self._scenario.runner == "fake":
             return python("loadtest.chaos.paced_worker", "--step-ms", str(self._scenario.step_ms))
         return python("pagestream", "worker", "demo", *_MODEL_FLAGS)
 
-    async def _is_whole(self) -> bool:
+    async def _await(self, condition: Callable[[], Awaitable[bool]]) -> None:
         try:
-            view = await RedisPoolObserver(self.redis_server.url, POOL).look(timeout_s=_ANSWER_TIMEOUT_S)
-        except BusUnavailableError:
-            return False
-        count = self._scenario.workers
-        has_workers = view.status is not None and view.status.num_workers == count == len(view.workers)
-        return has_workers and all([await _is_healthy(url) for url in self.gateway_urls()])
-
-    async def _await_gateway(self, service: Service) -> None:
-        url = f"http://127.0.0.1:{service.port}"
-        async with asyncio.timeout(_RECOVERY_TIMEOUT_S):
-            while not await _is_healthy(url):  # noqa: ASYNC110 - it waits for a real process
-                await asyncio.sleep(_POLL_INTERVAL_S)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while not await condition():  # noqa: ASYNC110 - it waits for real processes
+                    await asyncio.sleep(_POLL_INTERVAL_S)
+        except TimeoutError as error:
+            raise ServiceUnavailableError(
+                f"services are not ready after {_START_TIMEOUT_S:.0f} s; their logs are in {self._log_directory}"
+            ) from error
 
     async def _end_all(self) -> None:
         for role in ("gateway", "worker", "scheduler"):

@@ -13,7 +13,7 @@ from shared.lifeline import SUPERVISOR_VARIABLE
 
 Role = Literal["worker", "scheduler", "gateway"]
 
-_LONGEST_END_S: Final = 60.0
+_LONGEST_END_S: Final = 400.0
 
 
 class Service:

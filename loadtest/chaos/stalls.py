@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -50,8 +50,11 @@ class Standstills:
         """All of it."""
         return sum(span.stop_s - span.start_s for span in self._spans)
 
-    def within(self, span: Span) -> float:
-        """How much of a span this process stood still."""
+    def lengths_without(self, spans: Sequence[Span]) -> list[float]:
+        """How long each of those spans was for a process that runs."""
+        return [span.stop_s - span.start_s - self._within(span) for span in spans]
+
+    def _within(self, span: Span) -> float:
         return sum(max(0.0, min(still.stop_s, span.stop_s) - max(still.start_s, span.start_s)) for still in self._spans)
 
 
@@ -61,7 +64,7 @@ def pauses(answer: Answer) -> list[Span]:
     return [Span(*times) for times in pairwise(times_s) if times[1] - times[0] >= LEAST_STALL_S]
 
 
-def stalls(spans: Iterable[Span], standstills: Standstills) -> list[Stall]:
+def stalls(spans: Sequence[Span], standstills: Standstills) -> list[Stall]:
     """Those of the pauses that are stalls."""
-    found = (Stall(span.start_s, span.stop_s - span.start_s - standstills.within(span)) for span in spans)
-    return [stall for stall in found if stall.length_s >= LEAST_STALL_S]
+    lengths_s = zip(spans, standstills.lengths_without(spans), strict=True)
+    return [Stall(span.start_s, length_s) for span, length_s in lengths_s if length_s >= LEAST_STALL_S]
