@@ -6,9 +6,12 @@ either direction while the connection stands; or commands arrive and are execute
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final, Self, cast
 
+_NO_TIME: Final = struct.pack("ii", 1, 0)
 _SET_NAME: Final = re.compile(rb"SETNAME\r\n\$\d+\r\n([^\r]+)\r\n")
 
 
@@ -162,5 +165,7 @@ class _Side(asyncio.Protocol):
             transport.resume_reading()
 
     def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if (transport := self.open_transport) is not None:
+            # Without time to linger a close is a reset, as from a machine that knows the connection no more.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_TIME)
+            transport.abort()

@@ -24,7 +24,7 @@ class Differences(NamedTuple):
 def compare(expected: Sequence[int], got: Sequence[int]) -> Differences:
     """How an output differs from what it should be.
 
-    A token too many is doubled if it repeats the ones before it, and wrong if it does not.
+    Tokens too many are doubled if they repeat those beside them, and wrong if they do not.
     """
     if expected == got:
         return Differences()
@@ -37,13 +37,17 @@ def compare(expected: Sequence[int], got: Sequence[int]) -> Differences:
                 pass
             case "delete":
                 found = found.plus(Differences(num_lost=num_missing))
-            case "insert" if list(got[start:stop]) == list(expected[max(0, from_ - num_extra) : from_]):
+            case "insert" if list(got[start:stop]) in _neighbours(expected, from_, num_extra):
                 found = found.plus(Differences(num_doubled=num_extra))
             case "insert":
                 found = found.plus(Differences(num_wrong=num_extra))
             case "replace":
                 found = found.plus(Differences(max(0, num_missing - num_extra), 0, num_extra))
     return found
+
+
+def _neighbours(tokens: Sequence[int], place: int, count: int) -> list[list[int]]:
+    return [list(tokens[max(0, place - count) : place]), list(tokens[place : place + count])]
 
 
 @dataclass(slots=True)
