@@ -19,6 +19,7 @@ ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help serve lint type format lock clean \
+	chaos soak fuzz \
 	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
@@ -75,6 +76,12 @@ test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json
 
 test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
 	@$(BIN)/python -m tests.clients.run $(CLIENTS)
+
+chaos: $(ENVIRONMENT) ## break every service under load, some 250 times in 15 minutes, and count every token
+	@$(BIN)/pagestream chaos --scenario all --scenario rolling --scenario gateways --scenario model
+
+soak: $(ENVIRONMENT) ## half an hour of load in which connections are cut: nobody grows
+	@$(BIN)/pagestream chaos --scenario soak
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

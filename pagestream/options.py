@@ -153,6 +153,11 @@ MaxFileStoreBytes = Annotated[
     int, _count("max-file-store-bytes", _API, "Redis memory for files, and again for batches; more are refused.")
 ]
 
+ShutdownTimeout = Annotated[
+    float,
+    _flag("shutdown-timeout", _API, "Seconds for which running streams may go on after SIGTERM; 0 ends them.", min=0),
+]
+
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[
     int, _count("max-num-batched-tokens", _ENGINE, "Tokens that one worker computes in one step.")
