@@ -150,7 +150,10 @@ class WorkerBus(Protocol):
     """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers."""
+        """Take a new name, and put it among the writers. No earlier leader can write to its streams.
+
+        A leader seals the workers that it finds as it begins; whoever registers later is closed to those before it.
+        """
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
         """Ask for work."""

@@ -121,6 +121,11 @@ class Process:
         self._tasks: list[Task] = []
 
     @property
+    def is_going(self) -> bool:
+        """Whether it will be gone soon."""
+        return self.calls_to_live is not None
+
+    @property
     def is_cut(self) -> bool:
         """Whether nothing it sends arrives, and nothing arrives at it."""
         return self.kernel.now_s < self.cut_until_s

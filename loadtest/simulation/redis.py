@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
 from shared.errors import LeaseLostError, SealedError
-from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.memory_bus.state import Inbox, Stream
 from shared.messages import (
     Cancel,
@@ -150,10 +150,10 @@ class SimulatedRedis:
     # a worker's
 
     def register(self, process: str) -> WorkerId:
-        """INCR and ZADD: a name that nobody has had."""
+        """INCR and REGISTER: a name that nobody has had, with streams that are closed to earlier leaders."""
         self._num_workers += 1
         worker = WorkerId(f"{process}.{self._num_workers}")
-        self.add_writer(worker)
+        self.add_writer(worker, after=StepId(self._epoch, 0))
         return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -192,10 +192,10 @@ class SimulatedRedis:
         """PUBLISH."""
         self._publish(batch)
 
-    def add_writer(self, writer: WorkerId) -> None:
+    def add_writer(self, writer: WorkerId, *, after: StepId = BEFORE_FIRST_STEP) -> None:
         """ZADD to the writers."""
-        self.results.setdefault(writer, Stream(RESULT_RETENTION))
-        self.plans.setdefault(writer, Stream(PLAN_RETENTION))
+        self.results.setdefault(writer, Stream(RESULT_RETENTION, after))
+        self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
 
     def emit_faults(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
         """ZADD and EMIT by a scheduler."""

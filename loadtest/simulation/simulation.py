@@ -125,8 +125,10 @@ class Simulation:
                 victim.cut_until_s = now_s + trouble.lasts_s
 
     def _replace(self, gone: Process) -> None:
-        """Start another process for one that is gone."""
+        """Start another process for one that is gone, as soon as it is."""
         if gone.is_alive:
+            if gone.is_going:
+                self.kernel.after(_RECONNECT_S, self._replace, gone)
             return
         if isinstance(gone, WorkerProcess) and gone in self._workers:
             self._workers[self._workers.index(gone)] = self._new_worker(self.scenario.steps_s[0])

@@ -27,6 +27,11 @@ class WorkerProcess(Process):
         self._begin()
         self.start(self._run())
 
+    @property
+    def is_going(self) -> bool:
+        """Whether it will be gone soon."""
+        return self._is_stopping or super().is_going
+
     def stop(self) -> None:
         """SIGTERM."""
         self.tell("told to stop")

@@ -107,9 +107,10 @@ class RedisSchedulerBus:
             LeaseLostError: a newer leader has written to this stream.
         """
         keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers]
-        seal = StepId(epoch, SEAL_STEP)
+        seal, nobody = StepId(epoch, SEAL_STEP), WorkerId("")
+        streams = self._keys.results(nobody), self._keys.plans(nobody)
         try:
-            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, self._keys.results(WorkerId("")))
+            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, *streams)
         except redis.ResponseError as error:
             if not str(error).startswith("NEWER"):
                 raise
