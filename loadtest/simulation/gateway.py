@@ -146,8 +146,8 @@ class GatewayProcess(Process):
                 while read := self._routing.next_read():
                     match read:
                         case ReadLog(writer, after):
-                            answer = yield Call(self._redis.backfill, self.gateway_id, writer, after)
-                            self._routing.take_log(writer, *answer, self.kernel.now_s)
+                            read_to, batches = yield Call(self._redis.backfill, self.gateway_id, writer, after)
+                            self._routing.take_log(writer, read_to, batches, self.kernel.now_s)
                         case ListWriters():
                             writers = yield Call(self._redis.writers)
                             self._routing.take_writers(writers)

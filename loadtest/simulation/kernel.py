@@ -139,7 +139,7 @@ class Process:
 
     def failed(self, task: "Task", error: PagestreamError) -> None:
         """A task has ended with an error."""
-        raise Violation(f"{self.name}: {task.name} failed: {error!r}") from error
+        raise Violation(f"{self.name} failed in {task}: {error!r}") from error
 
     def crash(self) -> None:
         """Die at once (kill -9)."""
@@ -164,10 +164,8 @@ class Task:
         self.is_over = False
         self._steps = steps
 
-    @property
-    def name(self) -> str:
-        """What it does."""
-        return self._steps.__name__
+    def __repr__(self) -> str:
+        return repr(self._steps)
 
     def resume_soon(self) -> None:
         """Go on after what is happening just now."""

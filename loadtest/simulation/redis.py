@@ -29,14 +29,21 @@ class SimulatedRedis:
     Args:
         clock: Seconds.
         publish: Carries a batch to whoever has subscribed.
+        committed: Is told what has been appended to a log.
         changed: Is told what somebody may wait for.
     """
 
     def __init__(
-        self, clock: Callable[[], float], publish: Callable[[TokenBatch], None], changed: Callable[[object], None]
+        self,
+        clock: Callable[[], float],
+        *,
+        publish: Callable[[TokenBatch], None],
+        committed: Callable[[StepResult], None],
+        changed: Callable[[object], None],
     ) -> None:
         self._clock = clock
         self._publish = publish
+        self._committed = committed
         self._changed = changed
         self.requests = Inbox("req")
         self.control = Inbox("ctl")
@@ -182,6 +189,7 @@ class SimulatedRedis:
         """XADD to a log; False if this very result is there already."""
         stream = self.results[writer]
         if stream.add(step, result):
+            self._committed(result)
             self._changed(("results", writer))
             return True
         if stream.entries.get(step) != result:

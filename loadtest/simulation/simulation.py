@@ -47,8 +47,13 @@ class Simulation:
         self.kernel = Kernel(rng, is_told=is_told)
         self.scenario = choose(rng)
         self.network = Network(self.kernel, loss=self.scenario.loss)
-        self.redis = redis(lambda: self.kernel.now_s, self._publish, self._changed)
         self._audit = Audit()
+        self.redis = redis(
+            lambda: self.kernel.now_s,
+            publish=self._publish,
+            committed=self._audit.committed,
+            changed=self.network.changed,
+        )
         self._runner = runner
         self._scheduler = scheduler
         self._num_started = 0
@@ -164,14 +169,6 @@ class Simulation:
     def _publish(self, batch: TokenBatch) -> None:
         self._audit.published(self.redis, batch)
         self.network.publish(batch)
-
-    def _changed(self, key: object) -> None:
-        if isinstance(key, tuple) and key[0] == "results":
-            stream = self.redis.results[key[1]]
-            result = stream.entries[stream.last]
-            if result is not None:
-                self._audit.committed(result)
-        self.network.changed(key)
 
     def _name(self, kind: str) -> str:
         self._num_started += 1
