@@ -128,7 +128,11 @@ class SchedulerBus(Protocol):
         """Declare a worker dead: from now on nothing is added to its streams. Idempotent."""
 
     async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
-        """Write and publish a result under our own writer's id: faults."""
+        """Write and publish a result under our own writer's id: faults.
+
+        Raises:
+            LeaseLostError: a newer leader leads.
+        """
 
     async def workers(self) -> dict[WorkerId, WorkerStatus]:
         """The live workers."""

@@ -1,6 +1,6 @@
--- Put a new worker among the writers, and close its streams to all earlier leaders: their ids are below the first one.
--- A leader that lists the writers after it has got its lease finds this worker there, or is not an earlier one.
--- KEYS: results, plans, writers, epoch   ARGV: worker
+-- Put a writer among the writers, and close its streams, if they are new, to the ids of all earlier leaders.
+-- A leader that lists the writers after it has got its lease finds this one there, or is not an earlier one.
+-- KEYS: results, plans, writers, epoch   ARGV: writer
 redis.call('ZADD', KEYS[3], redis.call('TIME')[1], ARGV[1])
 local epoch = redis.call('GET', KEYS[4])
 if epoch then

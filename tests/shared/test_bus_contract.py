@@ -411,3 +411,12 @@ async def test_a_worker_that_has_just_registered_is_closed_to_the_leaders_before
     assert worker.read_plans(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepPlan())]
     worker.emit(name, StepId(epoch, 1), StepResult())
     assert await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepResult())]
+
+
+async def test_an_earlier_leader_that_has_not_emitted_yet_emits_nothing(buses: Buses) -> None:
+    scheduler = await buses.scheduler()
+    epoch = await scheduler.acquire_lease()
+    assert epoch is not None
+    with pytest.raises(LeaseLostError):
+        await scheduler.emit(WorkerId("s-earlier"), StepId(epoch - 1, 1), StepResult())
+    await scheduler.emit(WorkerId("s-now"), StepId(epoch, 1), StepResult())
