@@ -9,11 +9,15 @@ from shared.sampling import FinishCode
 
 
 class Audit:
-    """How much of each choice's output has been committed."""
+    """How much of each choice's output has been committed, and how it ended.
+
+    A fault may come while plans are in flight, so that a few more tokens are committed behind it: nobody is told them.
+    """
 
     def __init__(self) -> None:
         self._num_committed: dict[tuple[GatewayId, int], int] = {}
         self._ended: set[tuple[GatewayId, int]] = set()
+        self._failed: set[tuple[GatewayId, int]] = set()
 
     def committed(self, result: StepResult) -> None:
         """A result has been appended to a log."""
@@ -28,15 +32,13 @@ class Audit:
                 if finish != FinishCode.RUNNING:
                     self._ended.add(key)
             for fault in batch.faults:
-                self._end((batch.gateway_id, fault.handle))
+                key = (batch.gateway_id, fault.handle)
+                if key in self._failed:
+                    raise Violation(f"{batch.worker_id} lets {key} fail again")
+                self._failed.add(key)
 
     def published(self, redis: SimulatedRedis, batch: TokenBatch) -> None:
         """A batch is on its way to its gateway."""
         there = redis.results[batch.worker_id].entries.get(batch.step)
         if there is None or batch not in there.batches:
             raise Violation(f"{batch.worker_id} publishes step {batch.step}, which is not in its log")
-
-    def _end(self, key: tuple[GatewayId, int]) -> None:
-        if key in self._ended:
-            raise Violation(f"{key} ends twice")
-        self._ended.add(key)

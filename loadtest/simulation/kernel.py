@@ -3,9 +3,11 @@
 import heapq
 from collections.abc import Callable, Generator
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from shared.errors import PagestreamError
+
+_LOOK_S: Final = 0.25
 
 
 class Violation(AssertionError):  # noqa: N818 - it is what the simulation looks for
@@ -93,13 +95,16 @@ class Kernel:
         heapq.heappush(self._due, (self.now_s + delay_s, self._num_due, act, arguments))
 
     def run(self, until: Callable[[], bool], deadline_s: float) -> bool:
-        """Let things happen until a condition holds; whether it does before the deadline."""
+        """Let things happen until a condition holds, which is looked at now and then; whether it does in time."""
+        due, pop = self._due, heapq.heappop
         while not until():
-            if not self._due or self._due[0][0] > deadline_s:
-                self.now_s = deadline_s
+            if self.now_s >= deadline_s:
                 return False
-            self.now_s, _, act, arguments = heapq.heappop(self._due)
-            act(*arguments)
+            stop_s = min(deadline_s, self.now_s + _LOOK_S)
+            while due and due[0][0] <= stop_s:
+                self.now_s, _, act, arguments = pop(due)
+                act(*arguments)
+            self.now_s = stop_s
         return True
 
     def tell(self, who: str, what: str, *values: object) -> None:
@@ -109,7 +114,14 @@ class Kernel:
 
 
 class Process:
-    """One process: it may be stopped for a while (SIGSTOP) or cut off the network, and dies with all its tasks."""
+    """One process: it may be stopped for a while (SIGSTOP) or cut off the network, and dies with all its tasks.
+
+    Attributes:
+        paused_until_s: It does nothing before.
+        cut_until_s: Nothing it sends arrives before, and nothing arrives at it.
+        away_s: For how long it was stopped and cut off, in all.
+        calls_to_live: It dies with this call from now on; None if it is not to die.
+    """
 
     def __init__(self, kernel: Kernel, name: str) -> None:
         self.kernel = kernel
@@ -117,6 +129,7 @@ class Process:
         self.is_alive = True
         self.paused_until_s = 0.0
         self.cut_until_s = 0.0
+        self.away_s = 0.0
         self.calls_to_live: int | None = None
         self._tasks: list[Task] = []
 

@@ -206,8 +206,8 @@ class SimulatedRedis:
         self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
 
     def emit_faults(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
-        """ZADD and EMIT by a scheduler."""
-        self.add_writer(writer)
+        """REGISTER and EMIT by a scheduler."""
+        self.add_writer(writer, after=StepId(self._epoch, 0))
         try:
             self.emit(writer, step, result)
         except SealedError as error:

@@ -4,7 +4,7 @@ from random import Random
 from typing import Final
 
 from loadtest.simulation.audit import Audit
-from loadtest.simulation.gateway import GatewayProcess
+from loadtest.simulation.gateway import GRACE_S, GatewayProcess
 from loadtest.simulation.kernel import Kernel, Process, Violation
 from loadtest.simulation.model import ReplayingRunner
 from loadtest.simulation.network import Network
@@ -15,7 +15,7 @@ from loadtest.simulation.worker import WorkerProcess
 from scheduler_svc.settings import SchedulerSettings
 from shared.messages import TokenBatch
 
-_SETTINGS: Final = SchedulerSettings(redis_url="", worker_timeout_s=5.0, gateway_grace_s=5.0)
+_SETTINGS: Final = SchedulerSettings(redis_url="", worker_timeout_s=5.0, gateway_grace_s=GRACE_S)
 _RECONNECT_S: Final = 0.5
 _LONGEST_END_S: Final = 60.0
 """After everything has healed: longer than every timeout one after another."""
@@ -79,7 +79,8 @@ class Simulation:
             assert not ask.is_over
         for trouble in self.scenario.troubles:
             self.kernel.after(trouble.at_s, self._break, trouble)
-        self.kernel.run(lambda: False, TROUBLE_S)
+        last_trouble_s = max((trouble.at_s for trouble in self.scenario.troubles), default=0.0)
+        self.kernel.run(lambda: self.kernel.now_s > last_trouble_s and self._is_all_told(), TROUBLE_S)
         self._heal()
         if not self.kernel.run(self._is_all_over, self.kernel.now_s + _LONGEST_END_S):
             waiting = [ask.request_id for _, ask in asks if not ask.is_over]
@@ -125,9 +126,11 @@ class Simulation:
                 victim.stop()
                 self.kernel.after(trouble.lasts_s, self._replace, victim)
             case Fault.PAUSE_WORKER | Fault.PAUSE_LEADER | Fault.PAUSE_GATEWAY:
-                victim.paused_until_s = now_s + trouble.lasts_s
+                victim.paused_until_s = max(victim.paused_until_s, now_s + trouble.lasts_s)
+                victim.away_s += trouble.lasts_s
             case _:
-                victim.cut_until_s = now_s + trouble.lasts_s
+                victim.cut_until_s = max(victim.cut_until_s, now_s + trouble.lasts_s)
+                victim.away_s += trouble.lasts_s
 
     def _replace(self, gone: Process) -> None:
         """Start another process for one that is gone, as soon as it is."""
@@ -157,8 +160,11 @@ class Simulation:
             process.calls_to_live = None
             self._replace(process)
 
+    def _is_all_told(self) -> bool:
+        return all(ask.is_over for _, ask in self.scenario.asks)
+
     def _is_all_over(self) -> bool:
-        if not all(ask.is_over for _, ask in self.scenario.asks) or self.redis.left():
+        if not self._is_all_told() or self.redis.left():
             return False
         term = next((scheduler.term for scheduler in self._schedulers if scheduler.term), None)
         if term is None or not term.is_idle:
