@@ -19,6 +19,8 @@ from shared.sampling import FinishCode
 MAX_EARLY_CANCELS = 4096
 """Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
 
+_GATEWAY_GONE = "The gateway was not heard of for so long that this request was given up."
+
 
 class Outcomes(NamedTuple):
     """What the world must be told.
@@ -136,11 +138,13 @@ class Scheduler:
                 self._finish(sequence)
 
     def cancel_gateway(self, gateway_id: GatewayId) -> int:
-        """End all requests of a gateway that is gone, and say how many there were."""
+        """End all requests of a gateway that is gone, and say how many there were. Should it come back, it is told."""
         orphans = [request for request in self._requests.values() if request.gateway_id == gateway_id]
         for request in orphans:
             for sequence in request.sequences:
-                self._finish(sequence)
+                if not sequence.is_finished:
+                    self._faults.append((gateway_id, Fault(sequence.handle, 503, _GATEWAY_GONE)))
+                    self._finish(sequence)
         return len(orphans)
 
     def add_worker(self, worker_id: WorkerId, capabilities: WorkerCapabilities) -> None:
