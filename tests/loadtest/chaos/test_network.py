@@ -15,7 +15,10 @@ HELLO = b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$8\r\nsched-12\r\n"
 
 @pytest.fixture
 async def link(tmp_path: Path) -> AsyncIterator[Link]:
+    handlers: list[asyncio.Task[None]] = []
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
         with suppress(ConnectionError):
             while data := await reader.read(100):
                 writer.write(data)
@@ -26,6 +29,7 @@ async def link(tmp_path: Path) -> AsyncIterator[Link]:
         opened = await Link(path).open()
         yield opened
         await opened.close()
+        await asyncio.gather(*handlers)
 
 
 async def connect(link: Link) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
