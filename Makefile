@@ -83,6 +83,9 @@ chaos: $(ENVIRONMENT) ## break every service under load, some 250 times in 15 mi
 soak: $(ENVIRONMENT) ## half an hour of load in which connections are cut: nobody grows
 	@$(BIN)/pagestream chaos --scenario soak
 
+fuzz: $(ENVIRONMENT) ## a million damaged messages on the wire, ten thousand damaged requests over HTTP
+	FUZZ_EXAMPLES=200000 FUZZ_HTTP_EXAMPLES=5000 $(BIN)/pytest -s --numprocesses 2 tests/fuzz
+
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 
