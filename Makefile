@@ -21,7 +21,7 @@ ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help serve lint type format lock clean \
-	chaos soak simulate \
+	chaos soak fuzz simulate \
 	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
@@ -87,6 +87,9 @@ chaos: $(ENVIRONMENT) ## break every service under load, some 250 times in 15 mi
 
 soak: $(ENVIRONMENT) ## half an hour of load in which connections are cut: nobody grows
 	@$(BIN)/pagestream chaos --scenario soak
+
+fuzz: $(ENVIRONMENT) ## a million damaged messages on the wire, ten thousand damaged requests over HTTP
+	FUZZ_EXAMPLES=200000 FUZZ_HTTP_EXAMPLES=5000 $(BIN)/pytest -s --numprocesses 2 tests/fuzz
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

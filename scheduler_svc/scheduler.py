@@ -10,7 +10,7 @@ from scheduler_svc.routing import Candidate, choose_worker
 from scheduler_svc.sequence import Phase, Sequence
 from scheduler_svc.waiting_queue import WaitingQueue
 from scheduler_svc.worker import PlanRecord, Worker
-from shared.errors import PlanError
+from shared.errors import MessageError, PlanError
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
@@ -254,9 +254,14 @@ class Scheduler:
             assert forking == (request.submit.request_id in self._forking)
 
     def _commit(self, worker: Worker, record: PlanRecord, batch: TokenBatch) -> None:
-        tokens = unpack_u32(batch.tokens)
+        try:
+            tokens, slots = unpack_u32(batch.tokens), unpack_u16(batch.slots)
+        except MessageError as error:
+            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with nonsense: {error}") from error
+        if not len(slots) == len(batch.counts) == len(batch.finishes) or sum(batch.counts) != len(tokens):
+            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with arrays of different lengths")
         start = 0
-        for slot, count, finish in zip(unpack_u16(batch.slots), batch.counts, batch.finishes, strict=True):
+        for slot, count, finish in zip(slots, batch.counts, batch.finishes, strict=True):
             if slot not in record.rows:
                 raise PlanError(f"worker {worker.worker_id} answered slot {slot}, which step {batch.step} did not name")
             sequence, _ = record.rows[slot]

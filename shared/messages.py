@@ -24,6 +24,7 @@ from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.sampling import SamplingParams
 
 VERSION: Final = 1
+_TOKEN_BYTES: Final = 4
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field="t"):
@@ -45,6 +46,15 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
     arrived_ms: int
     priority: int = 0
     cache_salt: str = ""
+
+    def __post_init__(self) -> None:
+        """See that there is a prompt.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.prompt or len(self.prompt) % _TOKEN_BYTES:
+            raise ValueError(f"a prompt of {len(self.prompt)} bytes is no array of tokens")
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field="t"):

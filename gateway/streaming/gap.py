@@ -85,6 +85,8 @@ def items_of(batch: TokenBatch) -> Iterator[TokenItem]:
     tokens, cached = unpack_u32(batch.tokens), iter(unpack_u32(batch.cached))
     if not len(handles) == len(indices) == len(batch.counts) == len(batch.finishes) or sum(batch.counts) != len(tokens):
         raise MessageError(f"the arrays of batch {batch.step} of {batch.worker_id} have different lengths")
+    if max(batch.finishes, default=0) > max(FinishCode):
+        raise MessageError(f"batch {batch.step} of {batch.worker_id} ends a choice in an unknown way")
     logprobs = {span.handle: span for span in batch.logprobs}
     start = 0
     for handle, position, count, finish in zip(handles, indices, batch.counts, batch.finishes, strict=True):

@@ -9,6 +9,7 @@ import msgspec
 from loadtest.chaos.requests import ChaosRequest
 
 _DATA: Final = b"data:"
+_ID: Final = b"id:"
 _DONE: Final = b"[DONE]"
 
 
@@ -64,7 +65,8 @@ class Answer:
         num_told_tokens: Of all choices, as the server counted them at the end.
         error: What the server said instead of an end; None if it did not.
         is_complete: Whether the stream's own end has come.
-        is_broken: Whether the connection ended before that.
+        is_broken: Whether the connection ended before that, for good.
+        last_event_id: Of the last event that came whole; empty if events have none.
     """
 
     def __init__(self, request: ChaosRequest, started_s: float) -> None:
@@ -78,6 +80,8 @@ class Answer:
         self.error: str | None = None
         self.is_complete = False
         self.is_broken = False
+        self.last_event_id = ""
+        self._event_id = ""
         self._tail = b""
 
     @property
@@ -93,8 +97,15 @@ class Answer:
         """
         *lines, self._tail = (self._tail + data).split(b"\n")
         for line in lines:
-            if line.startswith(_DATA):
+            if line.startswith(_ID):
+                self._event_id = line[len(_ID) :].strip().decode()
+            elif line.startswith(_DATA):
                 self._take(line[len(_DATA) :].strip(), now_s)
+                self.last_event_id = self._event_id
+
+    def go_on(self) -> None:
+        """What comes next is another connection's: half a line of the one before it is not its beginning."""
+        self._tail = b""
 
     def _take(self, event: bytes, now_s: float) -> None:
         if event == _DONE:

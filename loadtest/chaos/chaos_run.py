@@ -88,6 +88,7 @@ class ChaosRun:
             recoveries_s=self._recoveries_s,
             verdict=self._verdict,
             num_refused=load.num_refused,
+            num_resumed=load.num_resumed,
             stalls=stalls(self._pauses, self._standstills),
             ttfts_s=self._standstills.lengths_without(self._waits),
             standstill_s=self._standstills.total_s,

@@ -30,6 +30,7 @@ class Load:
 
     Attributes:
         num_refused: Times that a gateway took no request, or could not be reached.
+        num_resumed: Times that a stream broke off and was gone on with.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Load:
         seed: int,
     ) -> None:
         self.num_refused = 0
+        self.num_resumed = 0
         self._running: set[Answer] = set()
         self._on_answer = on_answer
         self._source = source
@@ -79,23 +81,29 @@ class Load:
                 tasks.create_task(keep_asking())
 
     async def _ask(self, request: ChaosRequest) -> None:
+        """Send one request, until a gateway takes it, and read its answer to the end, at whichever gateway."""
+        answer, response = Answer(request, time.perf_counter()), None
+        self._running.add(answer)
         while True:
-            answer = Answer(request, time.perf_counter())
-            self._running.add(answer)
+            answer.is_broken = False
             try:
                 async with asyncio.timeout(_LONGEST_ANSWER_S):
                     response = await self._send(answer)
             except TimeoutError:
-                response = None
+                break
             except OSError:
                 answer.is_broken = True
-                response = None
-            self._running.discard(answer)
-            answer.ended_s = time.perf_counter()
-            if not self._is_refusal(answer, response):
-                break
-            self.num_refused += 1
+                if answer.request_id and not answer.last_event_id:
+                    break  # there is no way to go on with it
+                self.num_resumed += bool(answer.request_id)
+                answer.go_on()
+            else:
+                if response.status not in _REFUSALS:
+                    break
+            self.num_refused += not answer.request_id
             await asyncio.sleep(_RETRY_S)
+        self._running.discard(answer)
+        answer.ended_s = time.perf_counter()
         if response is not None and response.status != HTTPStatus.OK:
             answer.error = f"HTTP {response.status}: {response.body.decode(errors='replace')}"
         self._on_answer(answer)
@@ -114,15 +122,13 @@ class Load:
             return await client.request(
                 "POST",
                 answer.request.path,
-                headers={"Content-Type": "application/json"},
+                headers={"Content-Type": "application/json", **_resumption(answer)},
                 body=msgspec.json.encode(answer.request.body),
                 on_body=lambda data: answer.push(data, time.perf_counter()),
             )
         finally:
             client.close()
 
-    @staticmethod
-    def _is_refusal(answer: Answer, response: HttpResponse | None) -> bool:
-        if response is None:
-            return answer.is_broken and not answer.request_id
-        return response.status in _REFUSALS
+
+def _resumption(answer: Answer) -> dict[str, str]:
+    return {"Last-Event-ID": answer.last_event_id} if answer.last_event_id else {}

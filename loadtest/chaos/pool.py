@@ -52,7 +52,7 @@ class Pool:
         self.redis_turn = asyncio.Lock()
         self._scenario = scenario
         self._log_directory = log_directory
-        self._leaving: set[Service] = set()
+        self._unoffered: set[Service] = set()
         self._busy: set[Service] = set()
 
     async def __aenter__(self) -> Self:
@@ -75,11 +75,11 @@ class Pool:
         return [s for s in self.services if s.role == role and s.is_running and s not in self._busy]
 
     def gateway_urls(self) -> list[str]:
-        """Where clients may go: gateways that are not about to leave, as a load balancer knows them."""
+        """Where clients may go, as a load balancer knows: gateways that are ready and are not about to leave."""
         return [
             f"http://127.0.0.1:{service.port}"
             for service in self.services
-            if service.role == "gateway" and service.is_running and service not in self._leaving
+            if service.role == "gateway" and service.is_running and service not in self._unoffered
         ]
 
     async def leader(self) -> Service | None:
@@ -111,12 +111,13 @@ class Pool:
             await service.terminate()
             await service.start()
             return
-        successor = await self._add("gateway", service.name)
+        successor = await self._add("gateway", service.name, is_offered=False)
         await self._await(lambda: _is_healthy(f"http://127.0.0.1:{successor.port}"))
-        self._leaving.add(service)
+        self._unoffered.remove(successor)
+        self._unoffered.add(service)
         await asyncio.sleep(_LEAVE_BALANCER_S)
         await service.terminate()
-        self._leaving.discard(service)
+        self._unoffered.remove(service)
         self.services.remove(service)
         await service.link.close()
 
@@ -147,11 +148,13 @@ class Pool:
                 await self._add(role, f"{role}-{number}")
         await self._await(self.is_whole)
 
-    async def _add(self, role: Role, name: str) -> Service:
+    async def _add(self, role: Role, name: str, *, is_offered: bool = True) -> Service:
         link = await Link(self.redis_server.url.removeprefix("unix://")).open()
         service = Service(name, role, self._command(role), link, self._log_directory / f"{name}.log")
         await service.start()
         self.services.append(service)
+        if not is_offered:
+            self._unoffered.add(service)
         return service
 
     def _command(self, role: Role) -> tuple[str, ...]:

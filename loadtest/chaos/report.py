@@ -43,6 +43,7 @@ class ChaosResult:
     recoveries_s: list[float]
     verdict: Verdict
     num_refused: int
+    num_resumed: int
     stalls: list[Stall]
     ttfts_s: list[float]
     standstill_s: float
@@ -126,6 +127,7 @@ def as_json(result: ChaosResult) -> dict[str, object]:
         "answered": result.verdict.num_answers,
         "broken": result.verdict.num_broken,
         "refused": result.num_refused,
+        "resumed": result.num_resumed,
         "tokens": result.verdict.num_tokens,
         "lost_tokens": lost,
         "doubled_tokens": doubled,
@@ -152,7 +154,7 @@ def _load(result: ChaosResult) -> Iterator[str]:
     yield _line("Tokens:", verdict.num_tokens)
     yield _line("Tokens lost, doubled, wrong:", f"{lost}, {doubled}, {wrong}")
     yield _line("Faulty answers:", len(verdict.faulty))
-    yield _line("Broken connections:", verdict.num_broken)
+    yield _line("Streams broken off, resumed:", f"{verdict.num_broken}, {result.num_resumed}")
     yield _line("Refused, and sent again:", result.num_refused)
 
 

@@ -25,7 +25,7 @@ def run(settings: ChaosSettings) -> int:
     file = _result_file(settings)
     results = []
     for name, scenario in scenarios.items():
-        result = run_scenario(name, scenario, is_shown=not settings.disable_tqdm)
+        result = run_scenario(name, scenario, _log_directory(name), is_shown=not settings.disable_tqdm)
         print(as_text(result))
         results.append(result)
     if file is not None:
@@ -34,13 +34,20 @@ def run(settings: ChaosSettings) -> int:
     return int(any(result.violations for result in results))
 
 
-def run_scenario(name: str, scenario: Scenario, *, is_shown: bool = False) -> ChaosResult:
+def run_scenario(name: str, scenario: Scenario, logs: Path, *, is_shown: bool = False) -> ChaosResult:
     """Start a pool, load it, break it, and look at what came of it.
 
+    Args:
+        name: Of the scenario.
+        scenario: What to do.
+        logs: An empty directory, for what the services log.
+        is_shown: Whether to draw how it goes.
+
     Raises:
-        ConfigurationError: there is no Redis, or logs cannot be written.
+        ConfigurationError: there is no Redis.
+        ServiceUnavailableError: the pool does not even start.
     """
-    return uvloop.run(ChaosRun(name, scenario, _log_directory(name), is_shown=is_shown).run())
+    return uvloop.run(ChaosRun(name, scenario, logs, is_shown=is_shown).run())
 
 
 def _adjusted(scenario: Scenario, settings: ChaosSettings) -> Scenario:

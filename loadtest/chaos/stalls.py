@@ -41,9 +41,13 @@ class Standstills:
         while True:
             await asyncio.sleep(_TICK_S)
             now_s = time.perf_counter()
-            if now_s - before_s - _TICK_S > _LEAST_STANDSTILL_S:
-                self._spans.append(Span(before_s + _TICK_S, now_s))
+            self.note(Span(before_s, now_s))
             before_s = now_s
+
+    def note(self, tick: Span) -> None:
+        """Take in the time between two ticks."""
+        if tick.stop_s - tick.start_s - _TICK_S > _LEAST_STANDSTILL_S:
+            self._spans.append(Span(tick.start_s + _TICK_S, tick.stop_s))
 
     @property
     def total_s(self) -> float:

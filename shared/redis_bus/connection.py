@@ -104,13 +104,20 @@ class AsyncConnection:
         try:
             if self._host is not None and not self._connection.is_connected:
                 await asyncio.wrap_future(look_up(self._host))
-            await self._connection.send_packed_command(packed)
+            await self._send(packed)
             return await self._connection.read_response()
         except redis.ResponseError:
             raise
         except BaseException:
             await self.close()
             raise
+
+    async def _send(self, packed: list[bytes]) -> None:
+        try:
+            await self._connection.send_packed_command(packed)
+        except RuntimeError as error:
+            # What uvloop says of a socket that was reset while nobody looked, and redis-py does not translate.
+            raise redis.ConnectionError(str(error)) from error
 
 
 class BlockingConnection:

@@ -288,7 +288,7 @@ _MESSAGES = st.one_of(
         request_id=_names,
         gateway_id=_names,
         handle=st.integers(0, 2**32 - 1),
-        prompt=_u32s,
+        prompt=_u32s.filter(bool),
         sampling=_samplings,
         arrived_ms=_i64s,
     ),

@@ -15,33 +15,25 @@ HELLO = b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$8\r\nsched-12\r\n"
 
 @pytest.fixture
 async def link(tmp_path: Path) -> AsyncIterator[Link]:
-    echoes: set[asyncio.Task[None]] = set()
+    handlers: list[asyncio.Task[None]] = []
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
         with suppress(ConnectionError):
             while data := await reader.read(100):
                 writer.write(data)
-        await end(writer)
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        echoes.add(asyncio.create_task(echo(reader, writer)))
+        writer.close()
 
     path = str(tmp_path / "redis.sock")
-    async with await asyncio.start_unix_server(accept, path):
+    async with await asyncio.start_unix_server(echo, path):
         opened = await Link(path).open()
         yield opened
         await opened.close()
-        await asyncio.gather(*echoes)
+        await asyncio.gather(*handlers)
 
 
 async def connect(link: Link) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(urlsplit(link.url).hostname, urlsplit(link.url).port)
-
-
-async def end(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
 
 
 async def test_it_carries_both_ways_and_knows_who_is_there(link: Link) -> None:
@@ -50,7 +42,7 @@ async def test_it_carries_both_ways_and_knows_who_is_there(link: Link) -> None:
 
     assert await reader.readexactly(len(HELLO)) == HELLO
     assert link.names == {"sched-12"}
-    await end(writer)
+    writer.close()
 
 
 async def test_a_cut_resets_what_is_open_and_nothing_else(link: Link) -> None:
@@ -60,12 +52,12 @@ async def test_a_cut_resets_what_is_open_and_nothing_else(link: Link) -> None:
     link.cut()
     with pytest.raises(ConnectionError):
         await reader.readexactly(1)
-    await end(writer)
+    writer.close()
 
     reader, writer = await connect(link)
     writer.write(b"b")
     assert await reader.readexactly(1) == b"b"
-    await end(writer)
+    writer.close()
 
 
 async def test_a_stopped_network_holds_everything_back(link: Link) -> None:
@@ -82,7 +74,7 @@ async def test_a_stopped_network_holds_everything_back(link: Link) -> None:
     link.go_on()
     for reader, writer in (old, new):
         assert await reader.readexactly(4) == b"late"
-        await end(writer)
+        writer.close()
 
 
 async def test_a_deaf_service_is_heard_and_hears_nothing(link: Link) -> None:
@@ -96,7 +88,7 @@ async def test_a_deaf_service_is_heard_and_hears_nothing(link: Link) -> None:
     link.hear_again()
     with pytest.raises(ConnectionError):
         await reader.readexactly(1)
-    await end(writer)
+    writer.close()
 
 
 async def test_without_redis_nobody_is_let_in(tmp_path: Path) -> None:
@@ -104,5 +96,5 @@ async def test_without_redis_nobody_is_let_in(tmp_path: Path) -> None:
     reader, writer = await connect(link)
     with pytest.raises(ConnectionError):
         await reader.readexactly(1)
-    await end(writer)
+    writer.close()
     await link.close()
