@@ -82,7 +82,7 @@ test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json
 test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
 	@$(BIN)/python -m tests.clients.run $(CLIENTS)
 
-chaos: $(ENVIRONMENT) ## break every service under load, some 250 times in 15 minutes, and count every token
+chaos: $(ENVIRONMENT) ## break every service under load, 244 times, and count every token
 	@$(BIN)/pagestream chaos --scenario all --scenario rolling --scenario gateways --scenario model
 
 soak: $(ENVIRONMENT) ## half an hour of load in which connections are cut: nobody grows

@@ -74,11 +74,11 @@ class _FakeCache:
     block_size: int
     check_content: bool
     holders: Counter[int] = field(default_factory=Counter)
-    content: list[int] = field(default_factory=list)
+    content: array[int] = field(default_factory=lambda: array("q"))
 
     def __post_init__(self) -> None:
         if self.check_content:
-            self.content = [0] * (self.num_blocks * self.block_size)
+            self.content = array("q", [0]) * (self.num_blocks * self.block_size)
 
     def hold(self, row: FakeRow, block: int) -> None:
         if not 0 <= block < self.num_blocks:

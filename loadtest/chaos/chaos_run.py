@@ -21,6 +21,7 @@ from loadtest.chaos.stalls import Span, Standstills, pauses, stalls
 from loadtest.chaos.verdict import Verdict
 from loadtest.tokenizer_source import load_tokenizer
 from shared.errors import ServiceUnavailableError
+from shared.stop_signals import STOP_SIGNALS
 
 _UNDER_WAY_S: Final = 1.0
 """How long the load runs before the first fault."""
@@ -55,9 +56,10 @@ class ChaosRun:
         self._memory_after: dict[str, int] = {}
         self._started_s = 0.0
         self._num_drawn = 0
+        self._is_told_to_end = asyncio.Event()
 
     async def run(self) -> ChaosResult:
-        """Do it.
+        """Do it. At SIGINT or SIGTERM it ends early, and says what there is to say.
 
         Raises:
             ConfigurationError: there is no Redis.
@@ -65,6 +67,8 @@ class ChaosRun:
         """
         scenario = self._scenario
         breakdown = None
+        for number in STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._is_told_to_end.set)
         async with Pool(scenario, self._logs) as pool, _beside(self._standstills.watch()):
             oracle = await self._oracle(pool)
             source = RequestSource(scenario)
@@ -127,7 +131,7 @@ class ChaosRun:
                 try:
                     await asyncio.sleep(_UNDER_WAY_S)
                     await self._inflict_all(pool, load)
-                    await asyncio.sleep(self._started_s + scenario.duration_s - time.perf_counter())
+                    await self._wait(self._started_s + scenario.duration_s - time.perf_counter())
                     self._memory_after = memory_of(pool.pids())
                 finally:
                     load.stop()
@@ -136,7 +140,7 @@ class ChaosRun:
     async def _inflict_all(self, pool: Pool, load: Load) -> None:
         scenario = self._scenario
         overlapping: list[asyncio.Task[None]] = []
-        while len(self._faults) < scenario.num_faults:
+        while len(self._faults) < scenario.num_faults and not self._is_told_to_end.is_set():
             self._num_drawn += 1
             fault = draw(scenario, self._num_drawn)
             inflicting = asyncio.create_task(self._inflict(fault, pool))
@@ -148,6 +152,11 @@ class ChaosRun:
             await asyncio.sleep(fault.healthy_s)
         await asyncio.gather(*overlapping)
         await self._recover(pool, load)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_told_to_end.wait()
 
     async def _recover(self, pool: Pool, load: Load) -> None:
         """Wait until the pool is whole and every stream goes on."""
