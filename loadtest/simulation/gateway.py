@@ -1,12 +1,12 @@
-"""A simulated gateway process with its clients: what `gateway.streams` does with asyncio, around the same `Routing`."""
+"""A simulated gateway process with its clients: what `gateway.streaming.streams` does, around the same `Routing`."""
 
 from collections import deque
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-from gateway.gap import QUIET_S, ChoiceStream
-from gateway.routing import ListWriters, ReadLog, Routing
+from gateway.streaming.gap import QUIET_S, ChoiceStream
+from gateway.streaming.routing import ListWriters, ReadLog, Routing
 from loadtest.simulation.kernel import Call, Kernel, Process, Signal, Steps, Violation
 from loadtest.simulation.model import expected_output
 from loadtest.simulation.network import Network
