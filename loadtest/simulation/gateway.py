@@ -1,4 +1,4 @@
-"""A simulated gateway process with its clients: what `gateway.streams` does with asyncio, around the same `Routing`."""
+"""A simulated gateway process with its clients: what `gateway.streaming.streams` does, around the same `Routing`."""
 
 from collections import deque
 from dataclasses import dataclass, field
