@@ -14,6 +14,7 @@ import uvicorn
 
 from gateway.app import GatewayApp, create_app
 from gateway.archives import Archives
+from gateway.http_server import streaming_protocol
 from gateway.settings import GatewaySettings
 from gateway.tokenizer import Tokenizer
 from gateway.tokenizer_loading import load_tokenizer
@@ -38,6 +39,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=streaming_protocol(),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,

@@ -6,9 +6,11 @@ Owns the handles, and the order of tokens within each choice. What is new, repea
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from gateway.gap import QUIET_S, ChoiceStream, Order, WriterCursors, items_of
+import msgspec
+
+from gateway.gap import QUIET_S, ChoiceStream, Order, TokenItem, WriterCursors, items_of
 from gateway.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
 from shared.errors import BusError
@@ -25,7 +27,11 @@ _LAST_CANCELS_S: Final = 0.5
 """At the end, how long cancels that are under way are waited for: the scheduler will miss us and cancel by itself."""
 
 
-class ChoiceDelta(NamedTuple):
+OnNews = Callable[[], bool]
+"""Takes news in the call that brings them. Whether it wants to be called again."""
+
+
+class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     """What one choice got since it was last looked at.
 
     Attributes:
@@ -43,32 +49,62 @@ class ChoiceDelta(NamedTuple):
 
 
 class TokenStream:
-    """The choices of one API call, for the one task that waits for them."""
+    """The choices of one API call, for the one task that waits for them.
+
+    Attributes:
+        first_handle: The handle of the first choice; the others follow.
+    """
 
     def __init__(self, choices: list[ChoiceStream]) -> None:
         self.choices = tuple(choices)
+        self.first_handle = choices[0].handle
         self._changed: dict[int, None] = {}
         self._waiter: asyncio.Future[None] | None = None
+        self._on_news: OnNews | None = None
 
-    @property
-    def first_handle(self) -> Handle:
-        """The handle of the first choice; the others follow."""
-        return self.choices[0].handle
+    async def wait(self, on_news: OnNews | None = None) -> None:
+        """Wait for news.
 
-    async def next(self) -> list[ChoiceDelta]:
-        """Wait for news, and return all there is."""
-        while not self._changed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        Args:
+            on_news: Waits on instead, and is called with all news as they come, until it has had enough. What it raises
+                is raised here.
+        """
+        if self._changed and (on_news is None or not on_news()):
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._on_news = on_news
+        await self._waiter
+
+    def take(self) -> list[ChoiceDelta]:
+        """All news there are."""
         changed, self._changed = self._changed, {}
         choices = self.choices
         return [ChoiceDelta(i, *choices[i].take(), choices[i].finish, choices[i].fault) for i in changed]
 
-    def notify(self, handle: Handle) -> None:
-        """Say that a choice has news."""
+    def accept(self, item: TokenItem, now_s: float) -> bool:
+        """Take in a choice's item, and tell of it later. Whether the choice now has a gap."""
+        place = item.handle - self.first_handle
+        choice = self.choices[place]
+        choice.accept(item, now_s)
+        self._changed[place] = None
+        return choice.has_gap
+
+    def note(self, handle: Handle) -> None:
+        """A choice has news, which are told later."""
         self._changed[handle - self.first_handle] = None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+
+    def tell(self) -> None:
+        """Tell whoever waits."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        try:
+            waits_on = self._on_news is not None and self._on_news()
+        except Exception as error:
+            waiter.set_exception(error)
+        else:
+            if not waits_on:
+                waiter.set_result(None)
 
 
 class TokenRouter:
@@ -214,19 +250,21 @@ class TokenRouter:
         self._cursors.advance(batch.worker_id, batch.step)
         now_s = self._clock()
         has_gap = False
+        told: dict[TokenStream, None] = {}
         for span in batch.prompt_logprobs:
             if stream := self._streams.get(span.handle):
                 stream.choices[span.handle - stream.first_handle].accept_prompt(span, now_s)
-                stream.notify(span.handle)
+                stream.note(span.handle)
+                told[stream] = None
         for embedding in batch.embeddings:
             if stream := self._streams.get(embedding.handle):
                 stream.choices[embedding.handle - stream.first_handle].embedding = embedding.vector
         for item in items_of(batch):
             if stream := self._streams.get(item.handle):
-                choice = stream.choices[item.handle - stream.first_handle]
-                choice.accept(item, now_s)
-                has_gap |= choice.has_gap
-                stream.notify(item.handle)
+                has_gap |= stream.accept(item, now_s)
+                told[stream] = None
+        for stream in told:
+            stream.tell()
         for fault in batch.faults:
             self._fail(fault.handle, fault)
         return has_gap
@@ -234,7 +272,8 @@ class TokenRouter:
     def _fail(self, handle: Handle, fault: Fault) -> None:
         if stream := self._streams.get(handle):
             stream.choices[handle - stream.first_handle].fail(fault)
-            stream.notify(handle)
+            stream.note(handle)
+            stream.tell()
 
     def _open_choices(self) -> Iterable[ChoiceStream]:
         return [stream.choices[handle - stream.first_handle] for handle, stream in self._streams.items()]
