@@ -6,7 +6,7 @@ something for this gateway, and each item names the place of its tokens in the c
 
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -86,11 +86,12 @@ def items_of(batch: TokenBatch) -> Iterator[TokenItem]:
     Raises:
         MessageError: the arrays contradict each other.
     """
-    handles, indices = unpack_u32(batch.handles).tolist(), unpack_u32(batch.indices).tolist()
+    handles = cast("list[Handle]", unpack_u32(batch.handles).tolist())
+    indices = unpack_u32(batch.indices).tolist()
     tokens, cached = unpack_u32(batch.tokens).tolist(), iter(unpack_u32(batch.cached))
     if not len(handles) == len(indices) == len(batch.counts) == len(batch.finishes) or sum(batch.counts) != len(tokens):
         raise MessageError(f"the arrays of batch {batch.step} of {batch.worker_id} have different lengths")
-    logprobs: dict[int, LogprobSpan] = {span.handle: span for span in batch.logprobs}
+    logprobs = {span.handle: span for span in batch.logprobs}
     start = 0
     for handle, position, count, finish in zip(handles, indices, batch.counts, batch.finishes, strict=True):
         stop = start + count

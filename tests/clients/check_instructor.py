@@ -4,7 +4,7 @@ import os
 
 import instructor
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 MESSAGES = [{"role": "user", "content": "Bob is five years old."}]
 
@@ -12,8 +12,8 @@ MESSAGES = [{"role": "user", "content": "Bob is five years old."}]
 class Person(BaseModel):
     """Somebody."""
 
-    name: str
-    age: int
+    name: str = Field(max_length=20)  # a small model may not come to an end by itself
+    age: int = Field(ge=0, le=150)
 
 
 for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
