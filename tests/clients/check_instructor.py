@@ -4,15 +4,16 @@ import os
 
 import instructor
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 MESSAGES = [{"role": "user", "content": "Bob is five years old."}]
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """Somebody. Left more to say, a small model may not come to an end."""
 
-    name: str = Field(max_length=20)  # a small model may not come to an end by itself
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=20)
     age: int = Field(ge=0, le=150)
 
 

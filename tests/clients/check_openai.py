@@ -33,14 +33,14 @@ def check_sync() -> str:
     bob = [{"role": "user", "content": "Bob is five years old."}]
     parsed = client.chat.completions.parse(model=MODEL, messages=bob, response_format=Person, max_tokens=100)
     assert isinstance(parsed.choices[0].message.parsed, Person)
-    completion = client.completions.create(model=MODEL, prompt=["One", "Two"], n=2, max_tokens=3, logprobs=1, echo=True)
+    completion = client.completions.create(model=MODEL, prompt=["One", "Two"], n=2, max_tokens=3, echo=True)
     assert [choice.text[:3] for choice in completion.choices] == ["One", "One", "Two", "Two"]
     response = client.responses.create(model=MODEL, input="Who are you?", max_output_tokens=12, temperature=0)
     assert response.output_text == text
     assert client.responses.retrieve(response.id).output_text == text
     assert client.responses.input_items.list(response.id).data[0].content[0].text == "Who are you?"
     client.responses.delete(response.id)
-    vectors = client.embeddings.create(model=MODEL, input=["one", "two"], dimensions=64)
+    vectors = client.embeddings.create(model=MODEL, input=["one", "two"], dimensions=64, encoding_format="float")
     assert [len(vector.embedding) for vector in vectors.data] == [64, 64]
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).id == MODEL
