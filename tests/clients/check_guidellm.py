@@ -18,7 +18,7 @@ for route in ("/v1/chat/completions", "/v1/completions"):
             "--backend", f"kind=openai_http,target={target},model={os.environ['MODEL']},request_format={route}",
             "--tokenizer", f"kind=huggingface_auto,model={os.environ['TOKENIZER']}",
             "--data", "kind=synthetic_text,prompt_tokens=32,output_tokens=16",
-            "--profile", "kind=concurrent,streams=2",
+            "--profile", "kind=synchronous",
             "--constraint", f"kind=max_requests,count={NUM_REQUESTS}",
             "--output", f"kind=json,path={report}",
         ]  # fmt: skip
