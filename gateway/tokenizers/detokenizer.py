@@ -15,8 +15,7 @@ class IncrementalDetokenizer:
     Special tokens have no text, unless they are to be shown by their names. Bytes that are no UTF-8 become U+FFFD as
     soon as that is certain.
 
-    Attributes of the object that matter for speed: at rest, no half character and no first space is waited for, so that
-    a token whose text is known is not decoded.
+    At rest, no half character and no first space is waited for, and a token that is whole characters needs no decoding.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, is_whole_text: bool = False, shows_special: bool = False) -> None:

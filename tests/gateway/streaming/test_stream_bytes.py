@@ -3,16 +3,20 @@
 A changed file there means that clients see something else. GOLDEN=write writes the files anew.
 """
 
+import asyncio
+import json
 import os
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from gateway.streaming.streams import TokenRouter
 from shared.messages import Fault, Submit
 from tests.gateway.chats import QWEN_TEMPLATE, THINKING_TEMPLATE, roomy_gateway, tokenizer_with, writes
-from tests.gateway.conftest import CHAT_TEMPLATE
+from tests.gateway.conftest import CHAT_TEMPLATE, eventually
 from tests.gateway.scripted_pool import Answer
 from tests.gateway.tool_calls.test_tools import HERMES, WEATHER
 
@@ -73,6 +77,31 @@ async def test_the_bytes_of_a_stream_are_the_golden_ones(name: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         path.write_bytes(received)
     assert received == path.read_bytes()
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it_in_order() -> None:
+    tokenizer = tokenizer_with(CHAT_TEMPLATE)
+    text = "".join(chr(ord("a") + place % 26) for place in range(2000))
+    async with roomy_gateway(tokenizer, writes(tokenizer, text)) as gateway:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            address = urlsplit(gateway.base_url)
+            await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+            reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
+            body = json.dumps(CHAT).encode()
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n")
+            writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            await eventually(lambda: bool(gateway.pool.submits))
+            mine = [
+                one for one in gateway.server.server_state.connections if one.cycle and not one.cycle.response_complete
+            ]
+            mine[0].transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            await eventually(lambda: mine[0].flow.write_paused)
+            received = await reader.read()
+            writer.close()
+    assert "".join(re.findall(r'"content":"([a-z]+)"', received.decode())) == text
+    assert received.endswith(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 def test_every_golden_stream_belongs_to_a_case() -> None:
