@@ -23,7 +23,7 @@ ENVIRONMENT := .venv/.installed
 .PHONY: help serve lint type format lock clean \
 	chaos soak fuzz simulate \
 	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
-	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
+	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-gateway bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-services: $(ENVIRONMENT) ## what the services add to the time between two 
 
 bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running sequences
 	@$(BIN)/python -m loadtest.scheduler_cpu
+
+bench-gateway: $(ENVIRONMENT) ## CPU per streamed token of the gateway, and the spread of a step's tokens, at 64 and 100 streams
+	@$(BIN)/python -m loadtest.gateway_price
 
 bench-perplexity: $(ENVIRONMENT) ## what rounding costs in quality: every mode's perplexity on a text
 	@$(BIN)/python -m loadtest.perplexity tests/data/american-documents.txt

@@ -13,6 +13,7 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
+from gateway.http.body_writer import streaming_protocol
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
 from gateway.tokenizers.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=streaming_protocol(),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
