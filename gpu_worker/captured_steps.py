@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gpu_worker.kv_cache import KVCache
-from gpu_worker.models.decoder import Decoder, Rotation
+from gpu_worker.models.decoder import Decoder
+from gpu_worker.models.rotary import Rotation
 from gpu_worker.step_input import StepInput
 from kernels.arguments import PagedBatch
 
@@ -24,7 +25,7 @@ class _CapturedStep:
     """One captured step, and the tensors that it reads: the next step's numbers are put there."""
 
     step: StepInput
-    rotation: Rotation
+    rotations: tuple[Rotation, ...]
     repeat: Callable[[], Tensor]
 
 
@@ -58,14 +59,14 @@ class CapturedSteps:
 
     def _note(self, capture: Capture, step: StepInput) -> _CapturedStep:
         own = _like(step, max_blocks=self._max_blocks)
-        rotation = self._model.rotary.at(own.positions)
+        rotations = self._model.rotary.at(own.positions)
         _copy(step, own)
-        repeat = capture(lambda: self._model.layers(own, rotation, self._cache))
-        return _CapturedStep(own, rotation, repeat)
+        repeat = capture(lambda: self._model.layers(own, rotations, self._cache))
+        return _CapturedStep(own, rotations, repeat)
 
     def _put(self, step: StepInput, captured: _CapturedStep) -> None:
         _copy(step, captured.step)
-        self._model.rotary.at(step.positions, out=captured.rotation)
+        self._model.rotary.at(step.positions, out=captured.rotations)
 
 
 def _like(step: StepInput, *, max_blocks: int) -> StepInput:

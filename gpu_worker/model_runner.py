@@ -156,7 +156,8 @@ class ModelRunner:
             quantization=precision.quantization_name,
         )
         max_blocks = -(-geometry.max_model_len // block_size)
-        steps = CapturedSteps(model, cache, ops.capture, max_blocks=max_blocks)
+        capture = ops.capture if model.can_be_captured else None
+        steps = CapturedSteps(model, cache, capture, max_blocks=max_blocks)
         compiler = GrammarCompiler(partial(tokenizer_json, checkpoint), config.eos_token_ids)
         grammars = GrammarMask(compiler, config.vocab_size)
         pipeline = LogitsPipeline([*standard_processors(config.vocab_size), grammars], max_num_seqs=max_num_seqs)

@@ -85,7 +85,16 @@ class Embedding(Protocol):
 class PagedAttention(Protocol):
     """Attention of one step's tokens, planned once and run by every layer."""
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
         """Let each token attend to its sequence up to and including itself.
 
         Args:
@@ -93,6 +102,8 @@ class PagedAttention(Protocol):
             key_cache: A layer's keys in the shape of the ops' `cache_shapes`, those of this step included.
             value_cache: As `key_cache`.
             scale: Multiplied into q.k before softmax, usually head_dim ** -0.5.
+            window: Tokens that a token sees, itself included; None for all.
+            soft_cap: Scores become `soft_cap * tanh(score / soft_cap)`; None leaves them.
 
         Returns:
             [num_tokens, num_heads, head_dim] in query's dtype.
