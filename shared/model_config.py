@@ -216,12 +216,12 @@ def _refuse(architecture: str, served: Mapping[str, object]) -> NoReturn:
 def _standard_names(architecture: str, config: Mapping[str, object]) -> Mapping[str, object]:
     """The fields of a config that only transformers knows, under the names that most others have."""
     # Only models outside of our families need this: a second of import.
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES, AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING_NAMES or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         _refuse(architecture, {**ARCHITECTURES, "what transformers runs as a causal language model": None})
-    known = AutoConfig.for_model(kind, **config)
+    known = CONFIG_MAPPING[kind].from_dict(dict(config))
     wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "max_position_embeddings")
     found = {name: getattr(known, name, None) for name in (*wanted, "vocab_size", "eos_token_id", "bos_token_id")}
     named_length = found["max_position_embeddings"] or getattr(known, "seq_length", None)

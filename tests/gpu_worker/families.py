@@ -108,7 +108,8 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 def save(directory: Path, model_type: str, changes: dict[str, object]) -> tuple[Checkpoint, PreTrainedModel]:
     """Make a model with random norms and biases, and save it as transformers does."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **(SIZES | changes))
+    fields = {name: value for name, value in (SIZES | changes).items() if value is not None}
+    config = AutoConfig.for_model(model_type, **fields)
     oracle: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in oracle.parameters():

@@ -1,5 +1,8 @@
 """Oracle: transformers' model of each family on the same weights, token by token."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,15 +10,19 @@ from torch import Tensor
 from gpu_worker.batch_state import BatchState
 from gpu_worker.captured_steps import CapturedSteps
 from gpu_worker.kv_cache import CacheGeometry, KVCache
-from gpu_worker.models.decoder import Decoder
+from gpu_worker.model_runner import ModelRunner
+from gpu_worker.models.loading import load_model
+from gpu_worker.models.transformers_model import TransformersModel
 from gpu_worker.ops_selection import choose_ops
+from gpu_worker.precision import Precision
 from gpu_worker.step_input import StepInput
-from gpu_worker.weights import open_weights
 from kernels.ops import CPU, REFERENCE, Ops
+from shared.checkpoint import Checkpoint
+from shared.errors import CheckpointError
 from shared.messages import StepPlan
 from shared.model_config import ModelConfig
 from tests.gpu_worker.families import FAMILIES, save
-from tests.gpu_worker.transcript import admit, compute
+from tests.gpu_worker.transcript import Transcript, admit, compute
 
 CPU_DEVICE = torch.device("cpu")
 TOKENS = [(7 * place + place * place) % 101 for place in range(60)]
@@ -24,16 +31,17 @@ MAX_LEN = 90
 
 
 class Ours:
-    """A decoder whose steps give logits; captured where the ops can."""
+    """A model whose steps give logits; captured where the ops can."""
 
-    def __init__(self, checkpoint, ops: Ops, *, max_positions: int = MAX_LEN) -> None:
+    def __init__(self, checkpoint: Checkpoint, ops: Ops, *, max_positions: int = MAX_LEN) -> None:
         config = ModelConfig.from_checkpoint(checkpoint)
-        weights = open_weights(checkpoint, config, dtype=torch.float32, device=CPU_DEVICE)
-        self.model = Decoder(config, weights, ops, max_positions=max_positions)
+        precision = Precision(torch.float32, torch.float32, torch.float32)
+        self.model, config, ops = load_model(
+            checkpoint, config, ops, precision, CPU_DEVICE, max_positions=max_positions
+        )
         geometry = CacheGeometry(block_size=16, num_blocks=16, max_model_len=MAX_LEN)
         self.cache = KVCache(config, geometry, ops, dtype=torch.float32, device=CPU_DEVICE)
-        capture = ops.capture if self.model.can_be_captured else None
-        self.steps = CapturedSteps(self.model, self.cache, capture, max_blocks=6)
+        self.steps = CapturedSteps(self.model, self.cache, ops.capture, max_blocks=6)
         self.state = BatchState(
             max_num_seqs=3,
             max_model_len=MAX_LEN,
@@ -71,7 +79,7 @@ def native() -> Ops:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers_whole_in_chunks_and_after_prefix_hits(
-    family: str, native: Ops, tmp_path
+    family: str, native: Ops, tmp_path: Path
 ) -> None:
     checkpoint, oracle = save(tmp_path, *FAMILIES[family])
     prompt = TOKENS[:NUM_PROMPT]
@@ -95,8 +103,49 @@ def test_logits_are_those_of_transformers_whole_in_chunks_and_after_prefix_hits(
                 assert torch.equal(whole[0], last[2]), "bits depend on the chunks"
 
 
+FALLBACKS: dict[str, tuple[str, dict[str, object]]] = {
+    "GPT-2": ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 101}),
+    "Falcon": ("falcon", {"num_kv_heads": 1, "alibi": False, "multi_query": True, "head_dim": None}),
+    "StableLM": ("stablelm", {"partial_rotary_factor": 0.5, "use_qkv_bias": True, "qk_layernorm": False}),
+    "Cohere": ("cohere", {"logit_scale": 0.25}),
+}
+
+
+@pytest.mark.parametrize("family", FALLBACKS)
+def test_other_models_are_computed_by_transformers_code_on_the_paged_cache(
+    family: str, native: Ops, tmp_path: Path
+) -> None:
+    model_type, changes = FALLBACKS[family]
+    checkpoint, oracle = save(tmp_path, model_type, changes)
+    expects_pages = family != "Falcon"
+    with torch.inference_mode():
+        expected = oracle(torch.tensor([TOKENS])).logits[0]
+        ours = Ours(checkpoint, native)
+        assert isinstance(ours.model, TransformersModel)
+        assert (ours.model.ops is native) == expects_pages
+        prompt = TOKENS[:NUM_PROMPT]
+        first = ours.run(compute({0: 30}, admitted=[admit(0, prompt, [9, 2, 7, 4])]))
+        assert first == {}
+        hit = admit(1, TOKENS[:40], [9, 5, 3], num_computed=16)
+        both = ours.run(compute({0: 15, 1: 24}, admitted=[hit]))
+        torch.testing.assert_close(both[0], expected[NUM_PROMPT - 1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(both[1], expected[39], atol=1e-4, rtol=1e-4)
+        for place in range(5):
+            ours.state.commit(0, TOKENS[NUM_PROMPT + place])
+            ours.state.commit(1, TOKENS[40 + place])
+            both = ours.run(compute({1: 1, 0: 1}))
+            torch.testing.assert_close(both[0], expected[NUM_PROMPT + place], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(both[1], expected[40 + place], atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_served_is_named(native: Ops, tmp_path: Path) -> None:
+    checkpoint, _ = save(tmp_path / "alibi", "falcon", {"alibi": True, "num_kv_heads": 1, "head_dim": None})
+    with pytest.raises(CheckpointError, match="ALiBi"):
+        Ours(checkpoint, native)
+
+
 @pytest.mark.parametrize("family", ["Gemma 2", "Qwen3-MoE"])
-def test_a_sequences_bits_do_not_depend_on_the_batch(family: str, native: Ops, tmp_path) -> None:
+def test_a_sequences_bits_do_not_depend_on_the_batch(family: str, native: Ops, tmp_path: Path) -> None:
     checkpoint, _ = save(tmp_path, *FAMILIES[family])
     with torch.inference_mode():
         alone = Ours(checkpoint, native)
@@ -113,7 +162,7 @@ def test_a_sequences_bits_do_not_depend_on_the_batch(family: str, native: Ops, t
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
-def test_longrope_stretches_where_longer_contexts_are_served(tmp_path) -> None:
+def test_longrope_stretches_where_longer_contexts_are_served(tmp_path: Path) -> None:
     model_type, changes = FAMILIES["Phi-3, longrope"]
     checkpoint, oracle = save(tmp_path, model_type, changes | {"original_max_position_embeddings": 40})
     with torch.inference_mode():
@@ -121,3 +170,13 @@ def test_longrope_stretches_where_longer_contexts_are_served(tmp_path) -> None:
         ours = Ours(checkpoint, REFERENCE)
         found = ours.run(compute({0: 50}, admitted=[admit(0, TOKENS[:50], [9, 2, 7, 4])]))[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "Gemma 3", "Mixtral"])
+def test_the_runner_serves_it(family: str, load: Callable[..., ModelRunner], tmp_path: Path) -> None:
+    checkpoint, oracle = save(tmp_path, *(FAMILIES | FALLBACKS)[family])
+    transcript = Transcript(load(checkpoint, max_model_len=64))
+    transcript.run(compute({0: 20}, admitted=[admit(0, TOKENS[:20], [3, 1, 2])]))
+    transcript.decode([0], 9)
+    expected = oracle.generate(torch.tensor([TOKENS[:20]]), max_new_tokens=10, do_sample=False, eos_token_id=None)
+    assert transcript.tokens[0] == expected[0, 20:].tolist()
