@@ -112,9 +112,7 @@ FALLBACKS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("family", FALLBACKS)
-def test_other_models_are_computed_by_transformers_code_on_the_paged_cache(
-    family: str, native: Ops, tmp_path: Path
-) -> None:
+def test_other_models_are_computed_by_transformers_on_the_paged_cache(family: str, native: Ops, tmp_path: Path) -> None:
     model_type, changes = FALLBACKS[family]
     checkpoint, oracle = save(tmp_path, model_type, changes)
     expects_pages = family != "Falcon"
@@ -178,5 +176,7 @@ def test_the_runner_serves_it(family: str, load: Callable[..., ModelRunner], tmp
     transcript = Transcript(load(checkpoint, max_model_len=64))
     transcript.run(compute({0: 20}, admitted=[admit(0, TOKENS[:20], [3, 1, 2])]))
     transcript.decode([0], 9)
-    expected = oracle.generate(torch.tensor([TOKENS[:20]]), max_new_tokens=10, do_sample=False, eos_token_id=None)
+    prompt = torch.tensor([TOKENS[:20]])
+    mask = torch.ones_like(prompt)
+    expected = oracle.generate(prompt, attention_mask=mask, max_new_tokens=10, do_sample=False, eos_token_id=None)
     assert transcript.tokens[0] == expected[0, 20:].tolist()
