@@ -11,7 +11,8 @@ class BlockMatrix:
     """A matrix as GGUF files store it: along a row, blocks of 32 numbers that share their scales.
 
     Attributes:
-        format: GGUF's name of the type: "Q4_0", "Q4_1" or "Q8_0".
+        format: GGUF's name of the type, "Q4_0", "Q4_1" or "Q8_0"; or "Q4_Z", which is as "Q4_1", but has in place of
+            the 16-bit offset a 16-bit zero point: a number is the scale times its quant less the zero point.
         blocks: [out_features, in_features / 32, bytes of a block] u8.
     """
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FLOAT_FORMATS: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5, "Q4_Z": 7}
 CACHE_FORMATS: Final = FLOAT_FORMATS | {torch.int8: 6}
 
 

@@ -50,6 +50,8 @@ def _parts(matrix: BlockMatrix) -> tuple[Tensor, Tensor, Tensor]:
             return _nibbles(blocks[..., 2:]), scale, -8.0 * scale
         case "Q4_1":
             return _nibbles(blocks[..., 4:]), scale, blocks[..., 2:4].contiguous().view(torch.float16).float()
+        case "Q4_Z":
+            return _nibbles(blocks[..., 4:]), scale, -blocks[..., 2:4].contiguous().view(torch.float16).float() * scale
         case other:
             raise ValueError(f"blocks of format {other!r} are not known")
 
@@ -221,7 +223,7 @@ def norm_heads(qkv: Tensor, query_weight: Tensor, key_weight: Tensor, eps: float
 
     Source: Henry et al. 2020, by root mean squares.
     """
-    query, key, value = qkv.split((qkv.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads), dim=1)
+    query, key, value = qkv[:, : -2 * num_kv_heads], qkv[:, -2 * num_kv_heads : -num_kv_heads], qkv[:, -num_kv_heads:]
     normed = [
         rms_norm(part.reshape(-1, len(weight)), weight, eps).view(part.shape)
         for part, weight in ((query, query_weight), (key, key_weight))

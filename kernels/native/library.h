@@ -5,7 +5,7 @@
 
 extern "C" {
 
-enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0, kInt8 };
+enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0, kInt8, kQ4_Z };
 
 // Threads of every function below, the caller included; 1 until this is called.
 void set_num_threads(int64_t count);
