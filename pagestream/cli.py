@@ -14,6 +14,7 @@ from pagestream.batch.command import run_batch
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
+from pagestream.quantize import quantize
 from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-for _command in (run_batch, chat, complete, plan):
+for _command in (run_batch, chat, complete, plan, quantize):
     app.command()(_command)
 
 

@@ -40,6 +40,7 @@ class ModelConfig:
         logits_scale: Multiplied into logits.
         dtype: In which the checkpoint was saved, by PyTorch's name.
         eos_token_ids: Every token that ends an answer.
+        quantization: `quantization_config`, of a checkpoint whose matrices are quantized.
     """
 
     architecture: str
@@ -69,6 +70,7 @@ class ModelConfig:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
+    quantization: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -125,8 +127,6 @@ class ModelConfig:
         else:
             architecture = ARCHITECTURES[name]
         fields = ConfigFields({**architecture.defaults, **config}, "config.json")
-        if fields.values.get("quantization_config"):
-            raise CheckpointError("config.json: quantization_config is not served; use the unquantized model or a GGUF")
         num_heads = fields.get("num_attention_heads", int)
         hidden_size = fields.get("hidden_size", int)
         head_dim = fields.get("head_dim", int, hidden_size // num_heads)
@@ -163,6 +163,7 @@ class ModelConfig:
             dtype=fields.get("dtype", str, fields.get("torch_dtype", str, "float32")).removeprefix("torch."),
             bos_token_id=next(iter(token_ids(fields.values.get("bos_token_id"))), None),
             eos_token_ids=tuple(dict.fromkeys(ends)),
+            quantization=fields.optional("quantization_config", dict),
         )
 
     @classmethod
@@ -216,17 +217,23 @@ def _refuse(architecture: str, served: Mapping[str, object]) -> NoReturn:
 def _standard_names(architecture: str, config: Mapping[str, object]) -> Mapping[str, object]:
     """The fields of a config that only transformers knows, under the names that most others have."""
     # Only models outside of our families need this: a second of import.
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = str(config.get("model_type"))
-    if kind not in CONFIG_MAPPING_NAMES or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+    if kind not in CONFIG_MAPPING or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         _refuse(architecture, {**ARCHITECTURES, "what transformers runs as a causal language model": None})
     known = CONFIG_MAPPING[kind].from_dict(dict(config))
     wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "max_position_embeddings")
     found = {name: getattr(known, name, None) for name in (*wanted, "vocab_size", "eos_token_id", "bos_token_id")}
     named_length = found["max_position_embeddings"] or getattr(known, "seq_length", None)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return {**found, "max_position_embeddings": named_length or _DEFAULT_POSITIONS, "dtype": dtype}
+    quantization = config.get("quantization_config")
+    return {
+        **found,
+        "max_position_embeddings": named_length or _DEFAULT_POSITIONS,
+        "dtype": dtype,
+        "quantization_config": quantization,
+    }
 
 
 _DEFAULT_POSITIONS: Final = 2048

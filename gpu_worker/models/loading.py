@@ -9,7 +9,7 @@ from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.weights import open_weights
 from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
-from shared.errors import ConfigurationError
+from shared.errors import CheckpointError, ConfigurationError
 from shared.model_config import ModelConfig
 
 
@@ -40,6 +40,11 @@ def load_model(
         # Only these models need it: seconds of import.
         from gpu_worker.models.transformers_model import TransformersModel
 
+        if config.quantization is not None:
+            raise CheckpointError(
+                f"{config.architecture} is computed by transformers' code, which reads no quantized checkpoint here; "
+                "use the unquantized model"
+            )
         if precision.quantization is not None:
             raise ConfigurationError(
                 f"--quantization {precision.quantization} rounds the weights of our own decoder, but "

@@ -187,7 +187,7 @@ class SparseMLP:
         if self.config.is_normed:
             weights = weights / weights.sum(-1, keepdim=True)
         total = torch.zeros_like(hidden)
-        for expert in chosen.unique().tolist():
+        for expert in sorted(set(chosen.flatten().tolist())):
             tokens, places = torch.where(chosen == expert)
             part = self.experts[expert](hidden[tokens]) * weights[tokens, places, None].to(hidden.dtype)
             total.index_add_(0, tokens, part)

@@ -38,7 +38,7 @@ class RotaryTables:
 
     def at(self, positions: Tensor, *, out: Sequence[Rotation] | None = None) -> tuple[Rotation, ...]:
         """Each table's cosines and sines of positions [num_tokens], in `out` if it is given."""
-        given = out or [None] * len(self._tables)
+        given: Sequence[Rotation | None] = out or [None] * len(self._tables)
         return tuple(table.at(positions, out=one) for table, one in zip(self._tables, given, strict=True))
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ class TransformersModel:
         layer = _Layer(self._steps)
         for module in model.modules():
             if hasattr(module, "layer_idx"):
-                module.pagestream = layer
+                cast("Any", module).pagestream = layer
         way = "with paged attention" if self._is_paged else "sequence by sequence"
         _log.info("%s is computed by transformers' code, %s", config.architecture, way)
 
@@ -175,7 +175,7 @@ class TransformersModel:
                 use_cache=True,
             )
             for index, layer in enumerate(past.layers):
-                for kept, own in zip(cache.layer(index), (layer.keys, layer.values), strict=True):
+                for kept, own in zip(cache.layer(index), _kept(layer), strict=True):
                     new = own[0, :, -(rows.stop - rows.start) :].transpose(0, 1)
                     kept.flatten(0, 1)[step.slots[rows]] = new.to(kept.dtype)
             hidden.append(output.last_hidden_state[0])
@@ -202,12 +202,7 @@ def _cached(model: PreTrainedModel, config: ModelConfig) -> ModelConfig:
         model.base_model(
             input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), past_key_values=cache, use_cache=True
         )
-    shapes = {
-        tuple(kept.shape[1::2])
-        for layer in cache.layers
-        for kept in (getattr(layer, "keys", None), getattr(layer, "values", None))
-        if isinstance(kept, Tensor)
-    }
+    shapes = {tuple(kept.shape[1::2]) for layer in cache.layers for kept in _kept(layer)}
     if len(shapes) != 1:
         raise CheckpointError(
             f"{config.architecture} keeps {sorted(shapes) or 'nothing'} in its cache (heads, head_dim); "
@@ -215,6 +210,12 @@ def _cached(model: PreTrainedModel, config: ModelConfig) -> ModelConfig:
         )
     ((num_heads, head_dim),) = shapes
     return replace(config, num_hidden_layers=len(cache.layers), num_key_value_heads=num_heads, head_dim=head_dim)
+
+
+def _kept(layer: object) -> list[Tensor]:
+    """The keys and values of one layer of transformers' cache, each [1, num_kv_heads, num_tokens, head_dim]."""
+    found = (getattr(layer, "keys", None), getattr(layer, "values", None))
+    return [kept for kept in found if isinstance(kept, Tensor)]
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def test_layers_may_not_rotate_at_all() -> None:
         ({"hidden_size": None}, "hidden_size is missing, expected int"),
         ({"vocab_size": "many"}, "vocab_size is 'many', expected int"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"quantization_config": "awq"}, "quantization_config is 'awq', expected dict"),
         ({"num_key_value_heads": 3}, "8 attention heads cannot share 3"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "'spiral' is not served.*yarn"),
         ({"rope_scaling": [1]}, "expected an object"),
