@@ -27,7 +27,6 @@ from shared.model_config import ModelConfig
 _log = logging.getLogger(__name__)
 
 _NAME: Final = "pagestream"
-_WITH_POSITIONS_IN_SCORES: Final = ("alibi", "position_bias")
 
 
 @dataclass(slots=True)
@@ -109,7 +108,8 @@ class TransformersModel:
         """
         self._model = model
         self.config = _cached(model, config)
-        model.set_attn_implementation(_NAME)
+        if not getattr(model.config, "alibi", False):  # which adds positions to scores: the function is not told
+            model.set_attn_implementation(_NAME)
         self._is_paged = model.config._attn_implementation == _NAME  # noqa: SLF001  the only place where it is said
         self.ops = ops if self._is_paged else select(model.device)
         self._steps: list[_Step] = []
@@ -135,8 +135,6 @@ class TransformersModel:
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise CheckpointError(f"transformers cannot load {checkpoint.path}: {error}") from error
-        if any(getattr(model.config, name, False) for name in _WITH_POSITIONS_IN_SCORES):
-            raise CheckpointError(f"{config.architecture} adds positions to scores (ALiBi), which is not served")
         model.eval().to(device)  # type: ignore[no-untyped-call]
         return cls(model, config, ops)
 

@@ -21,7 +21,7 @@ from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
 from shared.messages import StepPlan
 from shared.model_config import ModelConfig
-from tests.gpu_worker.families import FAMILIES, save
+from tests.gpu_worker.families import FAMILIES, SIZES, save
 from tests.gpu_worker.transcript import Transcript, admit, compute
 
 CPU_DEVICE = torch.device("cpu")
@@ -106,6 +106,8 @@ def test_logits_are_those_of_transformers_whole_in_chunks_and_after_prefix_hits(
 FALLBACKS: dict[str, tuple[str, dict[str, object]]] = {
     "GPT-2": ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 101}),
     "Falcon": ("falcon", {"num_kv_heads": 1, "alibi": False, "multi_query": True, "head_dim": None}),
+    "Falcon, ALiBi": ("falcon", {"num_kv_heads": 1, "alibi": True, "multi_query": True, "head_dim": None}),
+    "Bloom": ("bloom", {"n_layer": 2, "n_head": 4, "head_dim": None, "num_key_value_heads": None}),
     "StableLM": ("stablelm", {"partial_rotary_factor": 0.5, "use_qkv_bias": True, "qk_layernorm": False}),
     "Cohere": ("cohere", {"logit_scale": 0.25}),
 }
@@ -115,7 +117,7 @@ FALLBACKS: dict[str, tuple[str, dict[str, object]]] = {
 def test_other_models_are_computed_by_transformers_on_the_paged_cache(family: str, native: Ops, tmp_path: Path) -> None:
     model_type, changes = FALLBACKS[family]
     checkpoint, oracle = save(tmp_path, model_type, changes)
-    expects_pages = family != "Falcon"
+    expects_pages = not family.startswith(("Falcon", "Bloom"))
     with torch.inference_mode():
         expected = oracle(torch.tensor([TOKENS])).logits[0]
         ours = Ours(checkpoint, native)
@@ -137,8 +139,9 @@ def test_other_models_are_computed_by_transformers_on_the_paged_cache(family: st
 
 
 def test_what_cannot_be_served_is_named(native: Ops, tmp_path: Path) -> None:
-    checkpoint, _ = save(tmp_path / "alibi", "falcon", {"alibi": True, "num_kv_heads": 1, "head_dim": None})
-    with pytest.raises(CheckpointError, match="ALiBi"):
+    sizes = {"d_model": 64, "n_layer": 2, "vocab_size": 101, "state_size": 4}
+    checkpoint, _ = save(tmp_path, "mamba", dict.fromkeys(SIZES) | sizes)
+    with pytest.raises(CheckpointError, match="num_attention_heads is missing"):
         Ours(checkpoint, native)
 
 
