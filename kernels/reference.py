@@ -172,6 +172,17 @@ def stack_blocks(matrices: Sequence[Matrix]) -> BlockMatrix:
     return BlockMatrix(blocks[0].format, torch.cat([part.blocks for part in blocks]))
 
 
+def take_rows(matrix: Matrix, rows: Tensor) -> Matrix:
+    """Some rows of a matrix, or of a vector, in this order; `rows` are indices [num_rows]."""
+    if isinstance(matrix, BlockMatrix):
+        return BlockMatrix(matrix.format, matrix.blocks[rows])
+    if isinstance(matrix, Int8Blocks):
+        return Int8Blocks(BlockMatrix(matrix.blocks.format, matrix.blocks.blocks[rows]))
+    if isinstance(matrix, Int8Matrix):
+        return Int8Matrix(matrix.numbers[rows], matrix.scales[rows], matrix.in_features)
+    return matrix[rows]
+
+
 def stack_int8(matrices: Sequence[Int8Matrix]) -> Int8Matrix:
     """Matrices of the same columns as one, row under row."""
     numbers = torch.cat([matrix.numbers for matrix in matrices])

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from gpu_worker.models.rotary import Rotation
 from gpu_worker.weights import Weights
-from kernels.arguments import BlockMatrix, Linear, Matrix, PagedAttention
+from kernels.arguments import Linear, Matrix, PagedAttention
 from kernels.ops import Ops
+from kernels.reference import take_rows
 from shared.architectures import Architecture
 from shared.layer_config import ExpertsConfig, LayerConfig
 from shared.model_config import ModelConfig
@@ -135,10 +136,7 @@ class _RotatedRows:
         size = len(self._head)
         rows = (torch.arange(self._heads[index])[:, None] * size + self._head).flatten()
         rows = torch.cat((rows, torch.arange(len(rows), matrix.shape[0])))
-        if isinstance(matrix, BlockMatrix):
-            return BlockMatrix(matrix.format, matrix.blocks[rows])
-        assert isinstance(matrix, Tensor), "rounded after this"
-        return matrix[rows]
+        return take_rows(matrix, rows)
 
     def of_norm(self, weight: Tensor | None) -> Tensor | None:
         """A norm of heads."""

@@ -15,6 +15,7 @@ from gpu_worker.models.loading import load_model
 from gpu_worker.models.transformers_model import TransformersModel
 from gpu_worker.ops_selection import choose_ops
 from gpu_worker.precision import Precision
+from gpu_worker.quantization import Quantization
 from gpu_worker.step_input import StepInput
 from kernels.ops import CPU, REFERENCE, Ops
 from shared.checkpoint import Checkpoint
@@ -183,3 +184,16 @@ def test_the_runner_serves_it(family: str, load: Callable[..., ModelRunner], tmp
     mask = torch.ones_like(prompt)
     expected = oracle.generate(prompt, attention_mask=mask, max_new_tokens=10, do_sample=False, eos_token_id=None)
     assert transcript.tokens[0] == expected[0, 20:].tolist()
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+@pytest.mark.parametrize("family", ["Phi-4-mini", "Gemma 3", "Mixtral"])
+def test_rounded_weights_are_close(
+    family: str, quantization: Quantization, native: Ops, load: Callable[..., ModelRunner], tmp_path: Path
+) -> None:
+    assert native.is_mixed_precision
+    checkpoint, _ = save(tmp_path, *FAMILIES[family])
+    exact, rounded = (
+        load(checkpoint, max_model_len=64, quantization=given).log_likelihoods(TOKENS) for given in (None, quantization)
+    )
+    assert 0 < (exact - rounded).abs().mean() < 0.2 * exact.abs().mean()
