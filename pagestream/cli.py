@@ -15,6 +15,7 @@ from pagestream.chaos import chaos
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
 from pagestream.simulate import simulate
+from pagestream.quantize import quantize
 from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-for _command in (run_batch, chat, complete, plan, chaos, simulate):
+for _command in (run_batch, chat, complete, plan, quantize, chaos, simulate):
     app.command()(_command)
 
 

@@ -96,7 +96,8 @@ Quantization = Annotated[
     _flag(
         "quantization",
         _MODEL,
-        "Round to fewer bits, on a CPU: int8 (weights and activations), int8-weight-only.",
+        "Round to fewer bits, on a CPU: int8 (weights and activations), int8-weight-only. Or what the checkpoint is: "
+        "awq, gptq, fp8, compressed-tensors; it is found out without.",
     ),
 ]
 MaxModelLen = Annotated[
