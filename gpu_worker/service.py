@@ -24,6 +24,7 @@ from functools import partial
 from typing import TypeVar
 
 from gpu_worker.delivery import DeliveryBook
+from gpu_worker.result_log import ResultLog
 from gpu_worker.runner import Runner, StepOutput
 from shared.bus import HEARTBEAT_INTERVAL_S, LIVENESS_TTL_S, WorkerBus
 from shared.errors import BusUnavailableError, PlanError, SealedError
@@ -167,12 +168,12 @@ class _Life:
                 self._plans.put((step, plan))
 
     def _emit(self) -> None:
-        book = DeliveryBook(self.worker)
+        book, log = DeliveryBook(self.worker), ResultLog(self._bus, self.worker)
         while (item := self._outputs.get()) is not None:
             step, plan, output, compute_us = item
             book.apply(plan)
             result = book.result(step, output, compute_us)
-            self._persist(partial(self._bus.emit, self.worker, step, result))
+            self._persist(partial(log.emit, step, result))
 
     def _show_life(self) -> None:
         seen: float | None = None

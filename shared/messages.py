@@ -26,8 +26,20 @@ from shared.sampling import SamplingParams
 VERSION: Final = 1
 
 
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What the client of one choice has been told already.
+
+    Attributes:
+        tokens: u32.
+        is_finished: Whether the last of them ended it.
+    """
+
+    tokens: bytes = b""
+    is_finished: bool = False
+
+
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field="t"):
-    """A gateway asks for a completion.
+    """A gateway asks for a completion, or asks again since Redis may have lost it.
 
     Attributes:
         handle: Of choice 0; choice i has `handle + i`.
@@ -35,6 +47,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
         arrived_ms: Unix time at the gateway, for queue-time metrics and the order of the waiting queue.
         priority: Lower runs first.
         cache_salt: Prefixes are shared only between requests of the same salt.
+        told: Of each choice, in a request that is submitted again. The output goes on after it.
     """
 
     request_id: RequestId
@@ -45,6 +58,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
     arrived_ms: int
     priority: int = 0
     cache_salt: str = ""
+    told: tuple[Told, ...] = ()
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field="t"):

@@ -211,6 +211,12 @@ def check_server(info: bytes) -> None:
         raise ConfigurationError(f"--redis-url: Redis {b'.'.join(found.groups()).decode()} is too old, 6.2 is needed")
 
 
+def server_process(info: bytes) -> str:
+    """Read the name that a server process gives itself, from its own description."""
+    found = re.search(rb"run_id:(\w+)", info)
+    return found.group(1).decode() if found else ""
+
+
 def _checked(pool: type[Any], url: str, name: str, *, timeout_s: float | None) -> Any:  # noqa: ANN401 - either kind of pool
     """A pool as the maker of connections.
 
