@@ -29,7 +29,7 @@ serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 POR
 	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
 
 test: $(ENVIRONMENT) ## run all tests, on a real Redis and the demo model
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
 	$(BIN)/pytest -m "not model" --ignore tests/system
@@ -68,7 +68,7 @@ test-exact: $(ENVIRONMENT) ## tokens against transformers' in every way of cutti
 	TOKEN_EXACT_WAYS=all $(BIN)/pytest tests/system/test_token_exact.py
 
 test-grammar: $(ENVIRONMENT) ## outputs of random schemas, 5,000 instead of 60
-	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/test_structured_output.py -k any_schema
+	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/grammars/test_structured_output.py -k any_schema
 
 test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
 	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from shared.checkpoint import Checkpoint
 from shared.model_config import ModelConfig
 from tests.system.processes import Services
