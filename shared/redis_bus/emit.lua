@@ -24,7 +24,13 @@ if not is_before(last, ARGV[2]) then
   end
   return redis.error_reply('SEALED ' .. ARGV[1] .. ' may not write ' .. ARGV[2])
 end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], ARGV[2], 'd', ARGV[5])
+local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], ARGV[2], 'd', ARGV[5])
+if type(added) == 'table' and added.err then
+  if string.find(added.err, 'equal or smaller', 1, true) then
+    return redis.error_reply('SEALED ' .. ARGV[1] .. ' may not write ' .. ARGV[2])
+  end
+  return added
+end
 for i = 6, #ARGV, 2 do
   redis.call('PUBLISH', ARGV[i], ARGV[i + 1])
 end
