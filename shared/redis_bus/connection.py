@@ -111,7 +111,7 @@ class AsyncConnection:
             if not self._connection.is_connected:
                 if self._host is not None:
                     await asyncio.wrap_future(look_up(self._host))
-                await self._connection.connect()  # by itself, `send_packed_command` asks no sentinel
+                await self._connection.connect()  # type: ignore[no-untyped-call]  # `send_packed_command` asks no sentinel
             await self._connection.send_packed_command(packed)
             return await self._connection.read_response()
         except redis.ResponseError:
@@ -173,7 +173,7 @@ class BlockingConnection:
             if not self._is_connected:
                 if self._host is not None:
                     look_up(self._host).result(COMMAND_TIMEOUT_S)
-                self._connection.connect()  # type: ignore[no-untyped-call]
+                self._connection.connect()
             self._connection.send_command(*command)
             self._is_connected = True
             if wait_s:
