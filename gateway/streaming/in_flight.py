@@ -126,4 +126,4 @@ class InFlightRequests:
         now_s = self._clock()
         quiet = {request.entry: request for request in self._requests.values() if request.is_quiet(now_s)}
         missing = await self._bus.missing(list(quiet)) if quiet else set()
-        return [quiet[entry] for entry in missing]
+        return [request for entry, request in quiet.items() if entry in missing]
