@@ -14,8 +14,8 @@ from pagestream.batch.command import run_batch
 from pagestream.chaos import chaos
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
-from pagestream.simulate import simulate
 from pagestream.quantize import quantize
+from pagestream.simulate import simulate
 from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve

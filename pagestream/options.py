@@ -186,7 +186,9 @@ RunnerKind = Annotated[
 ]
 
 Workers = Annotated[int, _count("workers", _BUS, "Worker processes.")]
-RedisUrl = Annotated[str, _flag("redis-url", _BUS, "The Redis that is the bus.")]
+RedisUrl = Annotated[
+    str, _flag("redis-url", _BUS, "The Redis that is the bus; also redis+sentinel://host:port,host:port/service.")
+]
 OwnRedisUrl = Annotated[
     str | None, _flag("redis-url", _BUS, "A Redis that runs already. Default: one of the stack's own.")
 ]

@@ -118,7 +118,7 @@ class Term:
     def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
         match delivery.message:
             case Submit() as submit:
-                progress = outputs.progress_of(submit) if outputs else None
+                progress = (outputs or CommittedOutputs()).progress_of(submit)
                 self._core.submit(submit, entry=delivery.entry, progress=progress)
                 return
             case Cancel() as cancel:

@@ -13,6 +13,7 @@ from gateway.protocol.errors import GenerationError, error_of_fault
 from gateway.protocol.openai_responses import CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage
 from gateway.shapes.shape import Output, Prompt
 from gateway.streaming.gap import ChoiceStream
+from gateway.streaming.in_flight import InFlightRequests
 from gateway.streaming.streams import ChoiceDelta, OnNews, TokenRouter, TokenStream
 from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
@@ -32,6 +33,7 @@ class CompletionStarter(NamedTuple):
 
     bus: GatewayBus
     router: TokenRouter
+    in_flight: InFlightRequests
     vocabulary: Vocabulary
     metrics: GatewayMetrics
     max_requests: int
@@ -115,9 +117,11 @@ class Completion:
 
     async def submit(self) -> None:
         """Put the requests on the bus, once."""
-        for message in self._messages:
+        n = self._submission.num_choices_per_prompt
+        for i, message in enumerate(self._messages):
             self._num_sent += 1
-            await self._shared.bus.submit(message, max_requests=self._shared.max_requests)
+            choices = self._stream.choices[i * n : (i + 1) * n]
+            await self._shared.in_flight.submit(message, choices, max_requests=self._shared.max_requests)
         self._is_accepted = True
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
@@ -179,7 +183,8 @@ class Completion:
         self._shared.router.close(self._stream)
         n = self._submission.num_choices_per_prompt
         for i, message in enumerate(self._messages[: self._num_sent]):
-            if not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
+            may_run_again = self._shared.in_flight.forget(message.request_id)
+            if may_run_again or not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
                 self._shared.router.cancel(Cancel(request_id=message.request_id, reason=reason))
         if self._is_accepted:
             self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
@@ -221,6 +226,7 @@ class Completion:
         if text.finish_reason is not None:
             self._finish_reason = text.finish_reason
         if text.stopped_here:
+            self._stream.choices[delta.choice].stop()
             prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
             request_id = self._messages[prompt].request_id
             self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))

@@ -4,6 +4,9 @@ Publishing may lose messages and may repeat them. Two things reveal it: a batch 
 something for this gateway, and each item names the place of its tokens in the choice's output.
 """
 
+from __future__ import annotations  # array[int] is a type from Python 3.12 on
+
+from array import array
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Final, cast
@@ -117,6 +120,7 @@ class ChoiceStream:
 
     Attributes:
         handle: Its name on the bus.
+        output: All tokens put in order so far, u32.
         finish: RUNNING until its last token has been taken in.
         fault: Why it ended, if it ended with an error.
         num_cached_tokens: Of its prompt.
@@ -131,9 +135,9 @@ class ChoiceStream:
         self.num_cached_tokens = 0
         self.prompt_logprobs: dict[int, TokenLogprobs] = {}
         self.embedding: bytes | None = None
-        self._tokens: list[int] = []
+        self.output: array[int] = array("I")
+        self._num_taken = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._num_tokens = 0
         self._ahead: dict[int, TokenItem] = {}  # by position; empty once it is finished
         self._heard_s = now_s
         self._interval_s = 0.0
@@ -151,7 +155,7 @@ class ChoiceStream:
     @property
     def num_tokens(self) -> int:
         """Tokens put in order so far."""
-        return self._num_tokens
+        return len(self.output)
 
     def is_quiet(self, now_s: float) -> bool:
         """Whether it has heard nothing for longer than is usual."""
@@ -161,13 +165,13 @@ class ChoiceStream:
         """Take in what is new of an item, and what has waited for it."""
         if self.finish:
             return
-        if item.position > self._num_tokens:
+        if item.position > self.num_tokens:
             known = self._ahead.get(item.position)
             if known is None or len(known.tokens) < len(item.tokens):
                 self._ahead[item.position] = item
             return
         self._append(item)
-        while self._ahead and (position := min(self._ahead)) <= self._num_tokens:
+        while self._ahead and (position := min(self._ahead)) <= self.num_tokens:
             self._append(self._ahead.pop(position))
         self._interval_s += _INTERVAL_WEIGHT * (now_s - self._heard_s - self._interval_s)
         self._heard_s = now_s
@@ -183,22 +187,27 @@ class ChoiceStream:
             self.finish, self.fault = FinishCode.ERROR, fault
             self._ahead.clear()
 
+    def stop(self) -> None:
+        """End it here: nobody wants its further tokens."""
+        if not self.is_finished:
+            self.finish = FinishCode.STOP
+            self._ahead.clear()
+
     def take(self) -> tuple[list[int], list[TokenLogprobs]]:
         """The tokens since the last call, and their log-probabilities if the request asks for them."""
-        taken = self._tokens, self._logprobs
-        self._tokens, self._logprobs = [], []
+        taken = self.output[self._num_taken :].tolist(), self._logprobs
+        self._num_taken, self._logprobs = len(self.output), []
         return taken
 
     def _append(self, item: TokenItem) -> None:
         new, logprobs = item.tokens, item.logprobs
-        if not self._num_tokens:
+        if not self.output:
             self.num_cached_tokens = item.num_cached_tokens
-        elif num_known := self._num_tokens - item.position:
+        elif num_known := self.num_tokens - item.position:
             new, logprobs = new[num_known:], logprobs[num_known:]
-        self._tokens += new
+        self.output.extend(new)
         if logprobs:
             self._logprobs += logprobs
-        self._num_tokens += len(new)
         self.finish = item.finish
         if self.finish:
             self._ahead.clear()

@@ -154,11 +154,15 @@ class TokenRouter:
         assert not self._streams, f"handles {sorted(self._streams)} were never closed"
         assert not self._cancels, f"{len(self._cancels)} cancels are still being sent"
 
+    async def read_logs(self) -> None:
+        """Apply whatever the logs hold beyond what has been read, if the bus answers."""
+        self._routing.read_all()
+        await self._read()
+
     async def run(self) -> None:
         """Route tokens and watch for silence until cancelled; cancels under way are still sent if that goes quickly."""
         try:
-            self._routing.read_all()  # what stood in the logs before is passed over
-            await self._read()
+            await self.read_logs()  # what stood in the logs before is passed over
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(self._follow_feed), name="token feed")
                 tasks.create_task(self._keep(self._watch), name="token watchdog")

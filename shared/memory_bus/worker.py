@@ -1,7 +1,7 @@
 """A worker's side of the in-memory bus: blocks in the calling thread."""
 
 from shared.errors import SealedError
-from shared.ids import StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.memory_bus.state import PoolState
 from shared.messages import StepPlan, StepResult, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
 
@@ -47,13 +47,14 @@ class MemoryWorkerBus:
                 raise SealedError(f"{worker} has been sealed")
             return [(step, plan) for step, plan in stream.above(after) if plan is not None]
 
-    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the result stream and publish each batch to its gateway, as one act.
 
         Raises:
             SealedError: the stream has been sealed; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
         """
-        self._state.emit(worker, step, result)
+        self._state.emit(worker, step, result, previous=previous)
 
     def heartbeat(self, status: WorkerStatus) -> None:
         """Say that this worker lives, and how far it is.

@@ -33,6 +33,7 @@ class RedisSchedulerBus:
         self._commands = AsyncConnection(url, self._name)
         self._inbox = RedisInbox(url, self._keys, self._name, self._commands)
         self._results: dict[WorkerId, AsyncConnection] = {}
+        self._last_epoch = 0
 
     @classmethod
     async def connect(cls, url: str, pool: str) -> Self:
@@ -49,8 +50,12 @@ class RedisSchedulerBus:
 
     async def acquire_lease(self) -> Epoch | None:
         """Become, or remain, leader. None while another one leads."""
-        epoch = await self._commands.run(LEASE, [self._keys.lead, self._keys.epoch], self._name, _TTL_MS)
-        return Epoch(epoch) if epoch is not None else None
+        keys = [self._keys.lead, self._keys.epoch]
+        epoch = await self._commands.run(LEASE, keys, self._name, _TTL_MS, self._last_epoch)
+        if epoch is None:
+            return None
+        self._last_epoch = epoch
+        return Epoch(epoch)
 
     async def resign(self) -> None:
         """Give the lease up, if it is ours."""

@@ -7,7 +7,7 @@ import redis
 
 from shared.bus import LIVENESS_TTL_S
 from shared.errors import SealedError
-from shared.ids import StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import (
     StepPlan,
@@ -20,7 +20,7 @@ from shared.messages import (
     encode,
 )
 from shared.redis_bus.connection import Argument, BlockingConnection, block
-from shared.redis_bus.emission import emit_arguments
+from shared.redis_bus.emission import emit_arguments, refusal_of
 from shared.redis_bus.scripts import EMIT, HEARTBEAT, REGISTER, Script
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
@@ -86,16 +86,17 @@ class RedisWorkerBus:
             plans.append((step, decode(fields[1], StepPlan)))
         return plans
 
-    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the result stream and publish each batch to its gateway, as one act. The same again is a retry.
 
         Raises:
             SealedError: the stream has been sealed; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
             BusUnavailableError: Redis does not answer; the result may or may not be there.
         """
         keys = [self._keys.results(worker), self._keys.writers]
-        arguments = emit_arguments(self._keys, worker, step, result)
-        self._run_unless_sealed(self._results, EMIT, keys, arguments)
+        arguments = emit_arguments(self._keys, worker, step, result, previous=previous)
+        self._run(self._results, worker, EMIT, keys, arguments)
 
     def heartbeat(self, status: WorkerStatus) -> None:
         """Say that this worker lives, and how far it is.
@@ -105,19 +106,19 @@ class RedisWorkerBus:
             BusUnavailableError: Redis does not answer.
         """
         keys = [self._keys.worker(status.worker_id), self._keys.writers]
-        self._run_unless_sealed(self._commands, HEARTBEAT, keys, [status.worker_id, encode(status), _TTL_MS])
+        arguments: list[Argument] = [status.worker_id, encode(status), _TTL_MS]
+        self._run(self._commands, status.worker_id, HEARTBEAT, keys, arguments)
 
     def close(self) -> None:
         """Release the connections."""
         for connection in (self._commands, self._plans, self._results):
             connection.close()
 
-    def _run_unless_sealed(
-        self, connection: BlockingConnection, script: Script, keys: list[str], arguments: list[Argument]
+    @staticmethod
+    def _run(
+        connection: BlockingConnection, worker: WorkerId, script: Script, keys: list[str], arguments: list[Argument]
     ) -> None:
         try:
             connection.run(script, keys, *arguments)
         except redis.ResponseError as error:
-            if not str(error).startswith("SEALED"):
-                raise
-            raise SealedError(str(error)) from error
+            raise refusal_of(error, worker) from error
