@@ -53,7 +53,7 @@ class OneByOne:
         if (stream := self.router._streams.get(submit.handle + choice)) is None:
             return None
         state = stream.choices[submit.handle + choice - stream.first_handle]
-        is_taken = state.num_tokens == position and not state._tokens
+        is_taken = state.num_tokens == state._num_taken == position
         return self._answer(submit, choice, position) if is_taken else None
 
 
