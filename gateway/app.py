@@ -29,6 +29,7 @@ from gateway.protocol.errors import install_error_handlers
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
+from gateway.streaming.in_flight import InFlightRequests
 from gateway.streaming.streams import TokenRouter
 from gateway.tokenizers.tokenizer import Tokenizer
 from shared.bus import GatewayBus
@@ -56,9 +57,13 @@ class GatewayApp(FastAPI):
             max_logprobs=settings.max_logprobs,
             trusts_templates=settings.trust_request_chat_template,
         )
+        self._in_flight = InFlightRequests(
+            bus, self.token_router, epoch=lambda: self._monitor.epoch, clock=time.monotonic
+        )
         completions = CompletionStarter(
             bus=bus,
             router=self.token_router,
+            in_flight=self._in_flight,
             vocabulary=tokenizer.vocabulary,
             metrics=GatewayMetrics(settings.model_names[0]),
             max_requests=max_requests,
@@ -99,7 +104,8 @@ class GatewayApp(FastAPI):
         self._grammar_check.prepare()
         await self._monitor.refresh()
         # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
-        runners = (self._gateway.batch_jobs, self._gateway.response_jobs, self.token_router, self._monitor)
+        jobs = (self._gateway.batch_jobs, self._gateway.response_jobs)
+        runners = (*jobs, self._in_flight, self.token_router, self._monitor)
         background = [asyncio.create_task(runner.run()) for runner in runners]
         try:
             yield self._lifespan_state()

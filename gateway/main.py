@@ -13,6 +13,7 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
+from gateway.http.body_writer import streaming_protocol
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
 from gateway.tokenizers.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=streaming_protocol(),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
@@ -45,7 +47,7 @@ class GatewayServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s + _LAST_WORDS_S),
+                timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout + _LAST_WORDS_S),
             )
         )
 
@@ -60,7 +62,7 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running requests end, and tell those that did not."""
         call_later = asyncio.get_running_loop().call_later
-        grace_s = self._settings.shutdown_timeout_s
+        grace_s = self._settings.shutdown_timeout
         message = "the gateway is shutting down; send the request again"
         timers = [
             call_later(grace_s, self._app.token_router.fail_all, HTTPStatus.SERVICE_UNAVAILABLE, message),

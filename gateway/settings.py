@@ -26,7 +26,8 @@ class GatewaySettings:
         max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
         max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
         max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
-        shutdown_timeout_s: How long running streams may go on after SIGTERM.
+        shutdown_timeout: Seconds for which running streams may go on after SIGTERM; 0 ends them at once, with an error.
+            The default is below the 30 s after which Kubernetes and our Compose file kill.
     """
 
     pool: str
@@ -48,7 +49,7 @@ class GatewaySettings:
     max_response_store_bytes: int = 256 * 1024 * 1024
     max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
-    shutdown_timeout_s: float = 5.0
+    shutdown_timeout: float = 25.0
 
     @property
     def model_names(self) -> tuple[str, ...]:

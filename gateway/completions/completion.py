@@ -13,7 +13,8 @@ from gateway.protocol.errors import GenerationError, error_of_fault
 from gateway.protocol.openai_responses import CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage
 from gateway.shapes.shape import Output, Prompt
 from gateway.streaming.gap import ChoiceStream
-from gateway.streaming.streams import ChoiceDelta, TokenRouter, TokenStream
+from gateway.streaming.in_flight import InFlightRequests
+from gateway.streaming.streams import ChoiceDelta, OnNews, TokenRouter, TokenStream
 from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
 from shared.bus import GatewayBus
@@ -32,6 +33,7 @@ class CompletionStarter(NamedTuple):
 
     bus: GatewayBus
     router: TokenRouter
+    in_flight: InFlightRequests
     vocabulary: Vocabulary
     metrics: GatewayMetrics
     max_requests: int
@@ -76,6 +78,9 @@ class Completion:
         self._is_accepted = False
         self._timer = RequestTimer(shared.metrics, submission.num_choices)
         self._choices = submission.readers(shared.vocabulary)
+        samplings = [prompt.sampling for prompt in submission.prompts]
+        self._tells_prompts = any(sampling.prompt_logprobs is not None for sampling in samplings)
+        self._tells_logprobs = any(sampling.logprobs is not None for sampling in samplings)
         self._early: list[ChoiceDelta] = []
         self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
         self._finish_reason: FinishReason | None = None
@@ -89,7 +94,10 @@ class Completion:
     @property
     def is_done(self) -> bool:
         """Whether every choice has ended."""
-        return all(choice.is_finished for choice in self._choices)
+        for choice in self._choices:  # noqa: SIM110 - asked for each token, and a third of the time of all()
+            if not choice.is_finished:
+                return False
+        return True
 
     @property
     def usage(self) -> Usage:
@@ -109,9 +117,11 @@ class Completion:
 
     async def submit(self) -> None:
         """Put the requests on the bus, once."""
-        for message in self._messages:
+        n = self._submission.num_choices_per_prompt
+        for i, message in enumerate(self._messages):
             self._num_sent += 1
-            await self._shared.bus.submit(message, max_requests=self._shared.max_requests)
+            choices = self._stream.choices[i * n : (i + 1) * n]
+            await self._shared.in_flight.submit(message, choices, max_requests=self._shared.max_requests)
         self._is_accepted = True
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
@@ -131,7 +141,20 @@ class Completion:
         Raises:
             RequestError: a choice could not be served, and with it the call.
         """
-        waiting, self._early = [*self._early, *await self._stream.next()], []
+        await self._stream.wait()
+        return self.take()
+
+    async def wait(self, on_news: OnNews) -> None:
+        """Wait for more text or an end, which is taken by `on_news`; see `TokenStream.wait`."""
+        await self._stream.wait(on_news)
+
+    def take(self) -> list[TextDelta]:
+        """All there is and has not been taken.
+
+        Raises:
+            RequestError: a choice could not be served, and with it the call.
+        """
+        waiting, self._early = [*self._early, *self._stream.take()], []
         return [text for delta in waiting if not self._choices[delta.choice].is_finished for text in self._take(delta)]
 
     async def collect(self) -> list[Output]:
@@ -160,7 +183,8 @@ class Completion:
         self._shared.router.close(self._stream)
         n = self._submission.num_choices_per_prompt
         for i, message in enumerate(self._messages[: self._num_sent]):
-            if not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
+            may_run_again = self._shared.in_flight.forget(message.request_id)
+            if may_run_again or not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
                 self._shared.router.cancel(Cancel(request_id=message.request_id, reason=reason))
         if self._is_accepted:
             self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
@@ -191,16 +215,18 @@ class Completion:
     def _take(self, delta: ChoiceDelta) -> list[TextDelta]:
         if delta.finish is FinishCode.ERROR:
             raise error_of_fault(delta.fault)
-        if self._is_early(delta):
+        if self._tells_prompts and self._is_early(delta):
             self._early.append(delta)
             return []
         if delta.tokens:
             self._timer.tokens(delta.choice, len(delta.tokens))
-        self._check_logprobs(delta)
+        if self._tells_logprobs:
+            self._check_logprobs(delta)
         text = self._choices[delta.choice].push(delta.tokens, delta.finish, delta.logprobs)
         if text.finish_reason is not None:
             self._finish_reason = text.finish_reason
         if text.stopped_here:
+            self._stream.choices[delta.choice].stop()
             prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
             request_id = self._messages[prompt].request_id
             self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from gateway.completions.completion import Completion
+from gateway.http.body_writer import BodyWriter, body_writer_of
 from gateway.http.sse import DONE, EventWriter, event
 from gateway.protocol.errors import as_request_error, error_json
+from gateway.text.choice_text import TextDelta
 from shared.errors import RequestTooLargeError
 
 _logger = logging.getLogger(__name__)
@@ -116,20 +118,21 @@ class EventStreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream, unless the client hangs up."""
         try:
-            await while_connected(receive, self._stream(send))
+            await while_connected(receive, self._stream(send, body_writer_of(scope)))
         except ClientDisconnect:
             _logger.debug("the client hung up")
         finally:
             self._completion.close()
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, direct: BodyWriter | None) -> None:
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": self.raw_headers})
         await self._send_part(send, self._writer.opening(self._completion.prompts))
         try:
             while not self._completion.is_done:
-                deltas = await self._completion.next()
-                usage = self._completion.usage if self._writer.wants_continuous_usage else None
-                await self._send_part(send, b"".join([self._writer.delta(delta, usage) for delta in deltas]))
+                if direct is not None and direct.is_ready():
+                    await self._stream_directly(direct)
+                else:
+                    await self._send_part(send, self._events(await self._completion.next()))
         except Exception as error:
             self._completion.close("error")
             await self._send_part(send, event(error_json(as_request_error(error))))
@@ -137,6 +140,25 @@ class EventStreamResponse(Response):
             if self._writer.wants_usage:
                 await self._send_part(send, self._writer.usage(self._completion.usage))
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
+
+    async def _stream_directly(self, direct: BodyWriter) -> None:
+        """Have whoever brings tokens write them, until all are there or the client reads too slowly."""
+        completion = self._completion
+
+        def write_news() -> bool:
+            if data := self._events(completion.take()):
+                direct.write(data)
+            return direct.is_ready() and not completion.is_done
+
+        try:
+            await completion.wait(write_news)
+        finally:
+            direct.flush()
+
+    def _events(self, deltas: Sequence[TextDelta]) -> bytes:
+        writer = self._writer
+        usage = self._completion.usage if writer.wants_continuous_usage else None
+        return b"".join([writer.delta(delta, usage) for delta in deltas])
 
     @staticmethod
     async def _send_part(send: Send, data: bytes) -> None:

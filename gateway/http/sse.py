@@ -28,6 +28,7 @@ class EventWriter:
     def __init__(self, shape: Shape, num_choices: int) -> None:
         self._shape = shape
         self._num_choices = num_choices
+        self._follows_tokens = shape.detail.follows_tokens
         self._around_text = [self._halves(choice) for choice in range(num_choices)]
 
     @property
@@ -52,7 +53,7 @@ class EventWriter:
         """More text, or the end of a choice, or both; nothing if there is neither."""
         data = b""
         is_message = bool(delta.reasoning or delta.calls)
-        if self._shape.detail.follows_tokens or is_message:
+        if self._follows_tokens or is_message:
             if delta.text or delta.token_ids or is_message:
                 data = event(self._shape.text_chunk(delta, usage))
         elif delta.text:

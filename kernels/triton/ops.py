@@ -4,7 +4,7 @@ from typing import Final
 
 from kernels import reference
 from kernels.ops import Ops
-from kernels.triton.activations import silu_and_mul
+from kernels.triton.activations import gelu_and_mul, silu_and_mul
 from kernels.triton.attention import plan_attention
 from kernels.triton.cache_write import rotate_and_write
 from kernels.triton.norms import add_rms_norm, rms_norm
@@ -18,7 +18,11 @@ TRITON: Final = Ops(
     rms_norm=rms_norm,
     add_rms_norm=add_rms_norm,
     rotate_and_write=rotate_and_write,
+    add=reference.add,
+    scale=reference.scale,
     silu_and_mul=silu_and_mul,
+    gelu_and_mul=gelu_and_mul,
+    norm_heads=reference.norm_heads,
     plan_attention=plan_attention,
     argmax=reference.argmax,
     sample=sample,
