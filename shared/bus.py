@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from shared.ids import Epoch, GatewayId, StepId, WorkerId
 from shared.messages import (
+    Attach,
     Cancel,
     Inbound,
     PoolStatus,
@@ -76,6 +77,12 @@ class GatewayBus(Protocol):
 
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request that another gateway, or this one, has submitted."""
+
+    def follow(self, gateway_id: GatewayId) -> "GatewayBus":
+        """The same pool as another gateway sees it: its feed, and its part of the logs. Whoever asks closes it."""
 
     def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; reconnects by itself; may lose messages silently."""

@@ -5,14 +5,14 @@ Owns the handles, and the order of tokens within each choice. What is new, repea
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from gateway.streaming.gap import QUIET_S, ChoiceStream, Order, WriterCursors, items_of
 from gateway.streaming.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
 from shared.errors import BusError
-from shared.ids import Handle, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, Handle, StepId, WorkerId
 from shared.messages import Cancel, Fault, TokenBatch
 from shared.sampling import FinishCode
 
@@ -55,6 +55,14 @@ class TokenStream:
         """The handle of the first choice; the others follow."""
         return self.choices[0].handle
 
+    def has(self, handle: Handle) -> bool:
+        """Whether one of its choices has this handle."""
+        return 0 <= handle - self.first_handle < len(self.choices)
+
+    def choice(self, handle: Handle) -> ChoiceStream:
+        """The choice with this handle."""
+        return self.choices[handle - self.first_handle]
+
     async def next(self) -> list[ChoiceDelta]:
         """Wait for news, and return all there is."""
         while not self._changed:
@@ -77,21 +85,39 @@ class TokenRouter:
     Invariant: `_streams` holds each handle of each open stream, and nothing else.
     """
 
-    def __init__(self, bus: GatewayBus, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: GatewayBus, clock: Callable[[], float], cursors: Mapping[WorkerId, StepId] | None = None
+    ) -> None:
         """Start with no stream.
 
         Args:
             bus: Where tokens come from.
             clock: Monotonic seconds.
+            cursors: By writer, where in the logs to begin; at their beginning if it is not there.
         """
         self._bus = bus
         self._clock = clock
         self._streams: dict[Handle, TokenStream] = {}
-        self._cursors = WriterCursors()
+        self._cursors = WriterCursors(cursors)
+        self._num_adopting = 0
         self._applying = asyncio.Lock()
         self._next_handle = 0
         self._cancels: set[asyncio.Task[None]] = set()
         self._can_read_logs = True
+
+    @property
+    def cursors(self) -> dict[WorkerId, StepId]:
+        """By writer, up to where its log is in the streams, but for those that have a gap."""
+        return self._cursors.steps
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return not self._streams and not self._num_adopting
+
+    def is_open(self, handle: Handle) -> bool:
+        """Whether a stream has this handle."""
+        return handle in self._streams
 
     def open(self, num_choices: int) -> TokenStream:
         """A stream with that many choices, whose handles are consecutive and have not been used for long."""
@@ -100,6 +126,27 @@ class TokenRouter:
         stream = TokenStream([ChoiceStream(Handle(first + i), now_s) for i in range(num_choices)])
         self._streams.update((choice.handle, stream) for choice in stream.choices)
         return stream
+
+    async def adopt(self, stream: TokenStream, cursors: Mapping[WorkerId, StepId]) -> None:
+        """Go on with a stream under the handles it has, and catch up with the logs.
+
+        Args:
+            stream: Handles that are not open here.
+            cursors: By writer, up to where its log is in the stream.
+
+        Raises:
+            BusUnavailableError: Redis does not answer.
+        """
+        self._num_adopting += 1
+        try:
+            async with self._applying:
+                for writer in await self._bus.writers():
+                    _, batches = await self._bus.backfill(writer, cursors.get(writer, BEFORE_FIRST_STEP))
+                    for batch in batches:
+                        _give(batch, lambda handle: stream if stream.has(handle) else None, self._clock())
+                self._streams.update((choice.handle, stream) for choice in stream.choices)
+        finally:
+            self._num_adopting -= 1
 
     def close(self, stream: TokenStream) -> None:
         """Forget a stream. Tokens that still come for it are dropped."""
@@ -172,6 +219,8 @@ class TokenRouter:
                 await feed.aclose()
 
     async def _receive(self, batch: TokenBatch) -> None:
+        if batch.faults:  # the choice's last tokens come first, whoever wrote them
+            await self._backfill_all()
         has_gap = self._cursors.order(batch) is Order.AFTER_A_GAP and await self._backfill(batch.worker_id)
         if self._apply(batch) or has_gap:
             await self._backfill_all()
@@ -212,32 +261,15 @@ class TokenRouter:
         if self._cursors.order(batch) is Order.SEEN:
             return False
         self._cursors.advance(batch.worker_id, batch.step)
-        now_s = self._clock()
-        has_gap = False
-        for span in batch.prompt_logprobs:
-            if stream := self._streams.get(span.handle):
-                stream.choices[span.handle - stream.first_handle].accept_prompt(span, now_s)
-                stream.notify(span.handle)
-        for embedding in batch.embeddings:
-            if stream := self._streams.get(embedding.handle):
-                stream.choices[embedding.handle - stream.first_handle].embedding = embedding.vector
-        for item in items_of(batch):
-            if stream := self._streams.get(item.handle):
-                choice = stream.choices[item.handle - stream.first_handle]
-                choice.accept(item, now_s)
-                has_gap |= choice.has_gap
-                stream.notify(item.handle)
-        for fault in batch.faults:
-            self._fail(fault.handle, fault)
-        return has_gap
+        return _give(batch, self._streams.get, self._clock())
 
     def _fail(self, handle: Handle, fault: Fault) -> None:
         if stream := self._streams.get(handle):
-            stream.choices[handle - stream.first_handle].fail(fault)
+            stream.choice(handle).fail(fault)
             stream.notify(handle)
 
     def _open_choices(self) -> Iterable[ChoiceStream]:
-        return [stream.choices[handle - stream.first_handle] for handle, stream in self._streams.items()]
+        return [stream.choice(handle) for handle, stream in self._streams.items()]
 
     def _free_handles(self, num_choices: int) -> int:
         first = self._next_handle
@@ -260,3 +292,26 @@ class TokenRouter:
                 await asyncio.sleep(_RETRY_S * attempt)
             else:
                 return
+
+
+def _give(batch: TokenBatch, stream_of: Callable[[Handle], TokenStream | None], now_s: float) -> bool:
+    """Give a batch's items to their streams. Whether some choice now has a gap."""
+    has_gap = False
+    for span in batch.prompt_logprobs:
+        if stream := stream_of(span.handle):
+            stream.choice(span.handle).accept_prompt(span, now_s)
+            stream.notify(span.handle)
+    for embedding in batch.embeddings:
+        if stream := stream_of(embedding.handle):
+            stream.choice(embedding.handle).embedding = embedding.vector
+    for item in items_of(batch):
+        if stream := stream_of(item.handle):
+            choice = stream.choice(item.handle)
+            choice.accept(item, now_s)
+            has_gap |= choice.has_gap
+            stream.notify(item.handle)
+    for fault in batch.faults:
+        if stream := stream_of(fault.handle):
+            stream.choice(fault.handle).fail(fault)
+            stream.notify(fault.handle)
+    return has_gap

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from shared.admission import queue_full
 from shared.ids import GatewayId, StepId, WorkerId
 from shared.memory_bus.state import PoolState
-from shared.messages import Cancel, PoolStatus, Submit, TokenBatch
+from shared.messages import Attach, Cancel, PoolStatus, Submit, TokenBatch
 
 
 class MemoryGatewayBus:
@@ -40,6 +40,16 @@ class MemoryGatewayBus:
         with self._state.changed:
             self._state.control.add(message)
             self._state.notify()
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request."""
+        with self._state.changed:
+            self._state.control.add(message)
+            self._state.notify()
+
+    def follow(self, gateway_id: GatewayId) -> "MemoryGatewayBus":
+        """The same pool as another gateway sees it."""
+        return MemoryGatewayBus(self._state, gateway_id)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens, from the first step of the iteration on."""
