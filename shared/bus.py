@@ -40,6 +40,10 @@ LIVENESS_TTL_S = 3.0
 """A heartbeat or lease older than this is gone."""
 
 
+RESUME_GRACE_S = 30.0
+"""How long a request runs on that nobody follows. Logs reach back further."""
+
+
 class Delivery(NamedTuple):
     """One message of the scheduler's inbox with what `finish` needs to end it.
 

@@ -1,7 +1,7 @@
 """The ids of a stream's events: which stream, and how many events of each choice there have been. Pure.
 
-Events of one choice are a function of its tokens, one after another. How the events of several choices alternate is not:
-so an id counts them choice by choice. The end of a stream counts as an event of its first choice.
+Events of one choice are a function of its tokens, one after another. How the events of several choices alternate is
+not: so an id counts them choice by choice. The end of a stream counts as an event of its first choice.
 """
 
 import re
@@ -49,7 +49,9 @@ def parse_counts(text: str, param: str) -> tuple[int, ...]:
         InvalidRequestError: it is something else.
     """
     if not _COUNTS.fullmatch(text):
-        raise InvalidRequestError(f"'{param}': {text[:80]!r} is no number of events, such as '7', or '7.4' of two choices")
+        raise InvalidRequestError(
+            f"'{param}': {text[:80]!r} is no number of events, such as '7', or '7.4' of two choices"
+        )
     return tuple(map(int, text.split(".")))
 
 

@@ -1,7 +1,7 @@
 """What comes of a stream, noted until it is kept. Writes under a claim: whoever goes on with the stream takes it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,8 +36,8 @@ class StreamJournal:
 
     Args:
         archive: Where records are.
-        stream: New, or as it was restored: what it has by now is kept already.
-        num_parts: Checkpoints that the record has.
+        stream: New, or as it was restored.
+        checkpoints: Those that the record has.
         cursors: By writer, up to where its log is in the stream.
         clock: Monotonic seconds.
     """
@@ -51,7 +51,7 @@ class StreamJournal:
         stream: TokenStream,
         cursors: Callable[[], Mapping[WorkerId, StepId]],
         clock: Callable[[], float],
-        num_parts: int = 0,
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> None:
         self.is_keyed = is_keyed
         self.claim = claim
@@ -59,8 +59,10 @@ class StreamJournal:
         self._stream = stream
         self._cursors = cursors
         self._clock = clock
-        self._num_parts = num_parts
-        self._kept = [choice.num_tokens for choice in stream.choices]
+        self._num_parts = len(checkpoints)
+        self._kept = [0] * len(stream.choices)
+        for item in (item for checkpoint in checkpoints for item in checkpoint.items):
+            self._kept[item.handle - stream.first_handle] += len(item.tokens)
         self._noted: dict[int, _Noted] = {}
         self._told_prompts: dict[Handle, int] = {}
         self._unsaved: list[bytes] = []
@@ -130,10 +132,9 @@ class StreamJournal:
             await self._archive.update(self.claim, ttl_s=0)
 
     def _new_prompts(self) -> dict[Handle, Mapping[int, TokenLogprobs]]:
-        told = {}
+        told: dict[Handle, Mapping[int, TokenLogprobs]] = {}
         for choice in self._stream.choices:
             if len(choice.prompt_logprobs) > self._told_prompts.get(choice.handle, 0):
                 told[choice.handle] = dict(choice.prompt_logprobs)
                 self._told_prompts[choice.handle] = len(choice.prompt_logprobs)
         return told
-

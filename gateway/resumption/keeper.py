@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -45,8 +45,8 @@ class KeptStream(NamedTuple):
 class StreamKeeper:
     """Owns the archive of streams.
 
-    Whoever goes on with a stream claims its record. So there is one at a time, and whoever had it before neither cancels
-    it nor drops it.
+    Whoever goes on with a stream claims its record. So there is one at a time, and whoever had it before neither
+    cancels it nor drops it.
 
     Args:
         archive: Of streams.
@@ -103,7 +103,7 @@ class StreamKeeper:
 
     def resume(self, kept: KeptStream, stream: TokenStream, cursors: Cursors) -> StreamJournal:
         """Go on keeping a stream that was restored."""
-        return self._journal(kept.record, kept.claim, stream, cursors, num_parts=len(kept.checkpoints))
+        return self._journal(kept.record, kept.claim, stream, cursors, kept.checkpoints)
 
     def note(self, journal: StreamJournal, *, on_loss: Callable[[], None]) -> None:
         """Save what has come of a stream, if it is time.
@@ -152,7 +152,12 @@ class StreamKeeper:
                     task.cancel()
 
     def _journal(
-        self, record: StreamRecord, claim: Claim, stream: TokenStream, cursors: Cursors, *, num_parts: int = 0
+        self,
+        record: StreamRecord,
+        claim: Claim,
+        stream: TokenStream,
+        cursors: Cursors,
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> StreamJournal:
         return StreamJournal(
             self._archive,
@@ -161,7 +166,7 @@ class StreamKeeper:
             stream=stream,
             cursors=cursors,
             clock=self._clock,
-            num_parts=num_parts,
+            checkpoints=checkpoints,
         )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

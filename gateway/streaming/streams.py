@@ -6,6 +6,7 @@ Owns the handles, and the order of tokens within each choice. What is new, repea
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from gateway.streaming.gap import QUIET_S, ChoiceStream, Order, WriterCursors, items_of
@@ -17,6 +18,8 @@ from shared.messages import Cancel, Fault, TokenBatch
 from shared.sampling import FinishCode
 
 _logger = logging.getLogger(__name__)
+
+RESUMED_ELSEWHERE: Final = "another connection has resumed this stream"
 
 _NUM_HANDLES: Final = 2**32
 _RETRY_S: Final = 0.5
@@ -131,7 +134,7 @@ class TokenRouter:
         """Go on with a stream under the handles it has, and catch up with the logs.
 
         Args:
-            stream: Handles that are not open here.
+            stream: Another stream that has these handles ends with an error.
             cursors: By writer, up to where its log is in the stream.
 
         Raises:
@@ -144,14 +147,17 @@ class TokenRouter:
                     _, batches = await self._bus.backfill(writer, cursors.get(writer, BEFORE_FIRST_STEP))
                     for batch in batches:
                         _give(batch, lambda handle: stream if stream.has(handle) else None, self._clock())
-                self._streams.update((choice.handle, stream) for choice in stream.choices)
+                for choice in stream.choices:
+                    self._fail(choice.handle, Fault(choice.handle, HTTPStatus.CONFLICT, RESUMED_ELSEWHERE))
+                    self._streams[choice.handle] = stream
         finally:
             self._num_adopting -= 1
 
     def close(self, stream: TokenStream) -> None:
         """Forget a stream. Tokens that still come for it are dropped."""
         for choice in stream.choices:
-            self._streams.pop(choice.handle, None)
+            if self._streams.get(choice.handle) is stream:
+                del self._streams[choice.handle]
 
     def cancel(self, message: Cancel) -> None:
         """Tell the scheduler, without waiting for it, that tokens are not wanted."""

@@ -10,11 +10,18 @@ from shared.messages import Attach, Cancel, PoolStatus, Submit, TokenBatch
 
 
 class MemoryGatewayBus:
-    """Implements `GatewayBus`."""
+    """Implements `GatewayBus`.
 
-    def __init__(self, state: PoolState, gateway_id: GatewayId) -> None:
+    Args:
+        state: Of the pool.
+        gateway_id: Whose side this is.
+        is_own: Whether it is that gateway's own, whose life ends with it.
+    """
+
+    def __init__(self, state: PoolState, gateway_id: GatewayId, *, is_own: bool = True) -> None:
         self._state = state
         self._gateway_id = gateway_id
+        self._is_own = is_own
 
     @property
     def gateway_id(self) -> GatewayId:
@@ -49,7 +56,7 @@ class MemoryGatewayBus:
 
     def follow(self, gateway_id: GatewayId) -> "MemoryGatewayBus":
         """The same pool as another gateway sees it."""
-        return MemoryGatewayBus(self._state, gateway_id)
+        return MemoryGatewayBus(self._state, gateway_id, is_own=False)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens, from the first step of the iteration on."""
@@ -98,4 +105,5 @@ class MemoryGatewayBus:
     async def close(self) -> None:
         """Be gone at once, as after a missed heartbeat."""
         with self._state.changed:
-            self._state.gateway_seen.pop(self._gateway_id, None)
+            if self._is_own:
+                self._state.gateway_seen.pop(self._gateway_id, None)

@@ -17,6 +17,7 @@ from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.messages import (
     VERSION,
     Admitted,
+    Attach,
     Cancel,
     Embedding,
     Fault,
