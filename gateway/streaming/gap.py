@@ -57,6 +57,10 @@ class WriterCursors:
         if step > self.of(writer):
             self._steps[writer] = step
 
+    def rewind(self, steps: Mapping[WorkerId, StepId]) -> None:
+        """Go back to these steps, and to the beginning of the logs of all other writers."""
+        self._steps = {writer: min(step, steps[writer]) for writer, step in self._steps.items() if writer in steps}
+
     def retain(self, writers: Sequence[WorkerId]) -> None:
         """Forget everyone else: their logs are gone."""
         kept = set(writers)
