@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from fastapi import Request, Response
 
+from gateway.access.keyring import ApiKey
 from gateway.completions.completion import Completion, CompletionStarter
 from gateway.completions.submission import Submission
 from gateway.completions.submission_builder import SubmissionBuilder
@@ -68,19 +69,19 @@ class Caller(NamedTuple):
     """Who calls, and how.
 
     Attributes:
-        owner: Whose streams and keys these are; empty if nobody is told from anybody else.
+        key: Whose streams these are, and whose prefixes.
         request_key: New for every call.
         idempotency_key: The same for every attempt at the same call; None if that is not wanted.
         last_event_id: The last event that the client has of a stream that it wants to go on with.
     """
 
-    owner: str
+    key: ApiKey
     request_key: str
     idempotency_key: str | None = None
     last_event_id: str | None = None
 
     @classmethod
-    def of(cls, request: Request, owner: str) -> "Caller":
+    def of(cls, request: Request, api_key: ApiKey) -> "Caller":
         """Read the headers.
 
         Raises:
@@ -92,7 +93,7 @@ class Caller(NamedTuple):
                 f"'Idempotency-Key' has {len(key)} characters; send 1 to {_MAX_KEY_CHARACTERS} printable ones",
                 param="Idempotency-Key",
             )
-        return cls(owner, request.state.request_key, key, request.headers.get("last-event-id"))
+        return cls(api_key, request.state.request_key, key, request.headers.get("last-event-id"))
 
 
 class Answering:
@@ -130,21 +131,23 @@ class Answering:
         """
         if caller.last_event_id is not None:
             event_id = EventId.parse(caller.last_event_id)
-            return await self.resume(event_id.stream_id, event_id.seen, caller.owner)
+            return await self.resume(event_id.stream_id, event_id.seen, caller.key.name)
         name = None
         if caller.idempotency_key is not None:
-            name = keyed_name(caller.owner, endpoint.name, caller.idempotency_key)
+            name = keyed_name(caller.key.name, endpoint.name, caller.idempotency_key)
             if earlier := await self._keeper.find(name):
                 return await self._again(earlier, endpoint, data, caller)
         body = endpoint.body.parse(data)
         self._check_model(body.model)
+        await self._completions.check_room(self._monitor.status)
+        body.cache_salt = caller.key.salt(body.cache_salt)
         key = caller.request_key if name is None else name + caller.request_key[:_ATTEMPT_CHARACTERS]
         submission = await endpoint.submission(self._submissions, body, f"{endpoint.prefix}{key}")
         record = StreamRecord(
             stream_id=submission.completion_id,
             endpoint=endpoint.name,
             body=data,
-            owner=caller.owner,
+            owner=caller.key.name,
             is_keyed=name is not None,
             created=int(time.time()),
             system_fingerprint=fingerprint(VERSION, self._monitor.status),
@@ -188,7 +191,7 @@ class Answering:
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
-        return await self.resume(earlier.stream_id, (), caller.owner, headers={"idempotent-replayed": "true"})
+        return await self.resume(earlier.stream_id, (), caller.key.name, headers={"idempotent-replayed": "true"})
 
     def _response(
         self,
