@@ -10,6 +10,8 @@ WORKERS     ?= 1
 PORT        ?= 8000
 # Test files that run at once.
 JOBS        ?= 2
+# Ways in which everything is broken by `make simulate`.
+SEEDS       ?= 10000
 # Any other flags of `pagestream serve`.
 ARGS        ?=
 COMPOSE     ?= docker compose
@@ -19,8 +21,9 @@ ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help serve lint type format lock clean \
+	chaos soak fuzz simulate \
 	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
-	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
+	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-gateway bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +55,9 @@ bench-services: $(ENVIRONMENT) ## what the services add to the time between two 
 bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running sequences
 	@$(BIN)/python -m loadtest.scheduler_cpu
 
+bench-gateway: $(ENVIRONMENT) ## CPU per streamed token of the gateway, and the spread of a step's tokens, at 64 and 100 streams
+	@$(BIN)/python -m loadtest.gateway_price
+
 bench-perplexity: $(ENVIRONMENT) ## what rounding costs in quality: every mode's perplexity on a text
 	@$(BIN)/python -m loadtest.perplexity tests/data/american-documents.txt
 
@@ -60,6 +66,9 @@ bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by par
 
 bench-parameters: $(ENVIRONMENT) ## what sampling parameters add to a step of 32 sequences
 	@$(BIN)/python -m loadtest.parameters_price
+
+simulate: $(ENVIRONMENT) ## simulate the whole stack with every fault: SEEDS=200000 different ways
+	@$(BIN)/pagestream simulate --seeds 0:$(SEEDS)
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py
@@ -75,6 +84,15 @@ test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json
 
 test-clients: $(ENVIRONMENT) ## try other people's clients, each in an environment of its own: CLIENTS="litellm lm-eval"
 	@$(BIN)/python -m tests.clients.run $(CLIENTS)
+
+chaos: $(ENVIRONMENT) ## break every service under load, 244 times, and count every token
+	@$(BIN)/pagestream chaos --scenario all --scenario rolling --scenario gateways --scenario model
+
+soak: $(ENVIRONMENT) ## half an hour of load in which connections are cut: nobody grows
+	@$(BIN)/pagestream chaos --scenario soak
+
+fuzz: $(ENVIRONMENT) ## a million damaged messages on the wire, ten thousand damaged requests over HTTP
+	FUZZ_EXAMPLES=200000 FUZZ_HTTP_EXAMPLES=5000 $(BIN)/pytest -s --numprocesses 2 tests/fuzz
 
 lint: $(ENVIRONMENT) ## check style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

@@ -36,6 +36,7 @@ from gateway.resumption.followers import Followers
 from gateway.resumption.keeper import StreamKeeper
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
+from gateway.streaming.in_flight import InFlightRequests
 from gateway.streaming.streams import TokenRouter
 from gateway.tokenizers.tokenizer import Tokenizer
 from shared.bus import GatewayBus
@@ -68,9 +69,11 @@ class GatewayApp(FastAPI):
         )
         self._keeper = StreamKeeper(archives.streams, time.monotonic, grace_s=settings.resume_grace_s)
         self._followers = Followers(bus, time.monotonic, self._epoch)
+        self._in_flight = InFlightRequests(bus, self.token_router, epoch=self._epoch, clock=time.monotonic)
         completions = CompletionStarter(
             bus=bus,
             router=self.token_router,
+            in_flight=self._in_flight,
             vocabulary=tokenizer.vocabulary,
             metrics=GatewayMetrics(settings.model_names[0]),
             keeper=self._keeper,
@@ -119,7 +122,8 @@ class GatewayApp(FastAPI):
         await self._monitor.refresh()
         # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
         jobs = (self._gateway.batch_jobs, self._gateway.response_jobs)
-        runners = (*jobs, self._keeper, self._followers, self.token_router, self._monitor)
+        streams = (self._keeper, self._followers, self._in_flight, self.token_router)
+        runners = (*jobs, *streams, self._monitor)
         background = [asyncio.create_task(runner.run()) for runner in runners]
         try:
             yield self._lifespan_state()
@@ -136,7 +140,7 @@ class GatewayApp(FastAPI):
         self._followers.fail_all(status, message)
 
     def _epoch(self) -> int | None:
-        return self._monitor.status.epoch if self._monitor.status else None
+        return self._monitor.epoch
 
     def _requests_per_s(self) -> float:
         return self._monitor.status.requests_per_s if self._monitor.status else 0.0

@@ -14,6 +14,7 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
+from gateway.http.body_writer import streaming_protocol
 from gateway.http.connection import MAX_WRITE_S
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
@@ -40,6 +41,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=streaming_protocol(),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
@@ -49,7 +51,7 @@ class GatewayServer(uvicorn.Server):
                 lifespan="on",
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
-                timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s + _LAST_WORDS_S),
+                timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout + _LAST_WORDS_S),
             )
         )
 
@@ -65,7 +67,7 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running requests end, and tell those that did not."""
         call_later = asyncio.get_running_loop().call_later
-        grace_s = self._settings.shutdown_timeout_s
+        grace_s = self._settings.shutdown_timeout
         message = "the gateway is shutting down; send the request again"
         timers = [
             call_later(grace_s, self._app.end_streams, HTTPStatus.SERVICE_UNAVAILABLE, message),

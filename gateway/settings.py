@@ -35,7 +35,8 @@ class GatewaySettings:
         max_stream_store_bytes: Bytes of what is kept of streams, above which the oldest can no longer be resumed.
         resume_grace_s: How long a request with an idempotency key runs on after its client has gone.
         max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
-        shutdown_timeout_s: How long running streams may go on after SIGTERM.
+        shutdown_timeout: Seconds for which running streams may go on after SIGTERM; 0 ends them at once, with an error.
+            The default is below the 30 s after which Kubernetes and our Compose file kill.
     """
 
     pool: str
@@ -64,7 +65,7 @@ class GatewaySettings:
     resume_grace_s: float = RESUME_GRACE_S
     max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
-    shutdown_timeout_s: float = 5.0
+    shutdown_timeout: float = 25.0
 
     @property
     def model_names(self) -> tuple[str, ...]:

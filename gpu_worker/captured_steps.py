@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from gpu_worker.kv_cache import KVCache
-from gpu_worker.models.decoder import Decoder, Rotation
+from gpu_worker.models.decoder import Decoder
+from gpu_worker.models.model import Model
+from gpu_worker.models.rotary import Rotation
 from gpu_worker.step_input import StepInput
 from kernels.arguments import PagedBatch
 
@@ -24,30 +26,30 @@ class _CapturedStep:
     """One captured step, and the tensors that it reads: the next step's numbers are put there."""
 
     step: StepInput
-    rotation: Rotation
+    rotations: tuple[Rotation, ...]
     repeat: Callable[[], Tensor]
 
 
 class CapturedSteps:
     """Computes the steps of one model on one cache."""
 
-    def __init__(self, model: Decoder, cache: KVCache, capture: Capture | None, *, max_blocks: int) -> None:
+    def __init__(self, model: Model, cache: KVCache, capture: Capture | None, *, max_blocks: int) -> None:
         """Capture nothing yet.
 
         Args:
-            model: Whose steps.
+            model: Whose steps; captured if it is a decoder that can be.
             cache: That the model reads and writes.
             capture: Of the ops, see `Ops.capture`.
             max_blocks: Of one sequence.
         """
         self._model = model
         self._cache = cache
-        self._capture = capture
+        self._capture = capture if isinstance(model, Decoder) and model.can_be_captured else None
         self._max_blocks = max_blocks
         self._captured: dict[int, _CapturedStep] = {}
 
     def hidden_states(self, step: StepInput) -> Tensor:
-        """As `Decoder.hidden_states`. The numbers are valid until the next step."""
+        """As `Model.hidden_states`. The numbers are valid until the next step."""
         if self._capture is None or not step.is_decode:
             return self._model.hidden_states(step, self._cache)
         num_seqs = len(step.token_ids)
@@ -56,16 +58,21 @@ class CapturedSteps:
         self._put(step, captured)
         return captured.repeat()
 
+    @property
+    def _decoder(self) -> Decoder:
+        assert isinstance(self._model, Decoder), "no other model is captured"
+        return self._model
+
     def _note(self, capture: Capture, step: StepInput) -> _CapturedStep:
         own = _like(step, max_blocks=self._max_blocks)
-        rotation = self._model.rotary.at(own.positions)
+        rotations = self._decoder.rotary.at(own.positions)
         _copy(step, own)
-        repeat = capture(lambda: self._model.layers(own, rotation, self._cache))
-        return _CapturedStep(own, rotation, repeat)
+        repeat = capture(lambda: self._decoder.layers(own, rotations, self._cache))
+        return _CapturedStep(own, rotations, repeat)
 
     def _put(self, step: StepInput, captured: _CapturedStep) -> None:
         _copy(step, captured.step)
-        self._model.rotary.at(step.positions, out=captured.rotation)
+        self._decoder.rotary.at(step.positions, out=captured.rotations)
 
 
 def _like(step: StepInput, *, max_blocks: int) -> StepInput:

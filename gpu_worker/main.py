@@ -4,6 +4,7 @@ import gc
 import logging
 import signal
 
+from gpu_worker.runner import Runner
 from gpu_worker.runner_building import build_runner
 from gpu_worker.service import WorkerService
 from gpu_worker.settings import WorkerSettings
@@ -24,7 +25,16 @@ def run(settings: WorkerSettings) -> int:
     runner = build_runner(settings)
     gc.collect()
     gc.freeze()  # the weights' objects live for ever: later collections need not look at them
-    bus = await_redis_blocking(lambda: RedisWorkerBus.connect(settings.redis_url, settings.pool))
+    return serve(runner, redis_url=settings.redis_url, pool=settings.pool)
+
+
+def serve(runner: Runner, *, redis_url: str, pool: str) -> int:
+    """Serve a pool with a runner until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigurationError: the url is wrong, or the server will not do.
+    """
+    bus = await_redis_blocking(lambda: RedisWorkerBus.connect(redis_url, pool))
     service = WorkerService(bus, runner)
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: service.stop())

@@ -14,16 +14,15 @@ from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
 from gpu_worker.logits_processors.grammar import GrammarMask
 from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
 from gpu_worker.logprobs import prompt_logprobs
-from gpu_worker.models.decoder import Decoder
+from gpu_worker.models.loading import load_model
+from gpu_worker.models.model import Model
 from gpu_worker.ops_selection import choose_ops
 from gpu_worker.pooling import Pooler
 from gpu_worker.precision import Precision
-from gpu_worker.quantization import QuantizedWeights
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
 from gpu_worker.scoring import log_likelihoods
 from gpu_worker.step_input import StepInput
-from gpu_worker.weights import open_weights
 from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
 from shared.grammar import GrammarCompiler
@@ -46,7 +45,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Model,
         cache: KVCache,
         steps: CapturedSteps,
         state: BatchState,
@@ -113,12 +112,9 @@ class ModelRunner:
         )
         logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
         with torch.inference_mode():
-            weights = open_weights(
-                checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=where
+            model, config, ops = load_model(
+                checkpoint, config, ops, precision, where, max_positions=max_model_len or config.max_context
             )
-            if precision.quantization is not None:
-                weights = QuantizedWeights(weights, precision.quantization, int8_has_blocks=ops.int8_has_blocks)
-            model = Decoder(config, weights, ops, max_positions=max_model_len or config.max_context)
             memory_bytes = cache_memory_bytes(
                 where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
             )

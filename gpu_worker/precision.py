@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from gpu_worker.checkpoint_formats import METHODS, CheckpointFormat
 from gpu_worker.quantization import Quantization
 from gpu_worker.weights import MatrixDtype
 from kernels.ops import Ops
@@ -26,12 +27,14 @@ class Precision:
         activations: Everything that is computed, and the norms' weights.
         cache: Keys and values.
         quantization: What the matrices are rounded to from there, if anything.
+        checkpoint_method: How the checkpoint's own matrices are quantized, if they are.
     """
 
     matrices: MatrixDtype
     activations: torch.dtype
     cache: torch.dtype
     quantization: Quantization | None = None
+    checkpoint_method: str | None = None
 
     @classmethod
     def choose(
@@ -49,16 +52,26 @@ class Precision:
         "auto" on a CPU computes in fp32 with the checkpoint's own values, which stay in the bytes they are stored in if
         the ops can multiply those; on a GPU it is the checkpoint's dtype. A dtype that is named holds for matrices and
         cache; activations follow it where the ops know one dtype only. A cache with fewer bits than "auto" gives it
-        rounds keys and values, and a quantization rounds weights: answers may then differ from transformers'.
+        rounds keys and values, and a quantization rounds weights: answers may then differ from transformers'. The name
+        of a checkpoint's own format, such as "awq", rounds nothing.
 
         Raises:
+            CheckpointError: the checkpoint is quantized in a format that is not read.
             ConfigurationError: there is no such dtype or quantization, or the ops do not know it.
         """
         found = cls._of_dtype(dtype, config, ops, device)
+        method = None if config.quantization is None else CheckpointFormat.read(config.quantization).method
+        rounds = quantization is not None and quantization not in METHODS
+        if quantization in METHODS and quantization != method:
+            raise ConfigurationError(
+                f"--quantization {quantization} names the checkpoint's own format, but this one is "
+                f"{method or 'not quantized'}; leave it out, or make such a checkpoint by pagestream quantize"
+            )
         return replace(
             found,
             cache=_cache_dtype(kv_cache_dtype, found, ops),
-            quantization=None if quantization is None else _quantization(quantization, ops),
+            quantization=_quantization(quantization, ops) if rounds and quantization is not None else None,
+            checkpoint_method=method,
         )
 
     @classmethod
@@ -85,11 +98,12 @@ class Precision:
     @property
     def quantization_name(self) -> str:
         """As the flag has it, or "none"."""
-        return "none" if self.quantization is None else self.quantization.value
+        return self.checkpoint_method or "none" if self.quantization is None else self.quantization.value
 
     def __str__(self) -> str:
         rounded = "" if self.quantization is None else f" rounded as {self.quantization.value}"
-        numbers = f"{self.matrices} matrices{rounded}, {self.activations} activations, {self.cache} cache"
+        kept = "" if self.checkpoint_method is None else f"{self.checkpoint_method} as "
+        numbers = f"{kept}{self.matrices} matrices{rounded}, {self.activations} activations, {self.cache} cache"
         return numbers.replace("torch.", "")
 
 
@@ -110,7 +124,8 @@ def _cache_dtype(name: str, found: Precision, ops: Ops) -> torch.dtype:
 def _quantization(name: str, ops: Ops) -> Quantization:
     if name not in list(Quantization):
         raise ConfigurationError(
-            f"--quantization {name!r} is not served; use {', '.join(Quantization)}, or leave it out"
+            f"--quantization {name!r} is not served; use {', '.join(Quantization)}, the checkpoint's own format "
+            f"({', '.join(METHODS)}), or leave it out"
         )
     if not ops.is_mixed_precision:
         raise ConfigurationError(

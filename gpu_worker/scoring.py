@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from gpu_worker.kv_cache import KVCache
-from gpu_worker.models.decoder import Decoder
+from gpu_worker.models.model import Model
 from gpu_worker.step_input import StepInput
 from kernels.arguments import PagedBatch
 
 
 def log_likelihoods(
-    model: Decoder, cache: KVCache, tokens: Sequence[int], *, block_size: int, device: torch.device
+    model: Model, cache: KVCache, tokens: Sequence[int], *, block_size: int, device: torch.device
 ) -> Tensor:
     """The logarithm of each token's probability after those before it, but for the first.
 

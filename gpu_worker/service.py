@@ -23,6 +23,7 @@ from functools import partial
 from typing import TypeVar
 
 from gpu_worker.life import Ending, Life
+from gpu_worker.result_log import ResultLog
 from gpu_worker.runner import Runner, StepOutput
 from shared.bus import HEARTBEAT_INTERVAL_S, WorkerBus
 from shared.errors import BusUnavailableError, PlanError, SealedError
@@ -142,10 +143,11 @@ class _Threads:
                 self._plans.put((step, plan))
 
     def _emit(self) -> None:
+        log = ResultLog(self._bus, self._life.worker)
         while (item := self._outputs.get()) is not None:
             step, plan, output, compute_us = item
             result = self._life.answer(step, plan, output, compute_us)
-            self._persist(partial(self._bus.emit, self._life.worker, step, result))
+            self._persist(partial(log.emit, step, result))
 
     def _show_life(self) -> None:
         host = socket.gethostname()

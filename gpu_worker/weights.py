@@ -12,6 +12,8 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gpu_worker.checkpoint_formats import CheckpointFormat, QuantizedMatrix
+from gpu_worker.integer_matrices import IntegerMatrix
 from kernels.arguments import BlockMatrix, Matrix
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
@@ -66,9 +68,10 @@ def open_weights(
         CheckpointError: its files cannot be read.
     """
     wanted = _Wanted(dtype, matrix_dtype or dtype, device)
+    quantized = None if config.quantization is None else CheckpointFormat.read(config.quantization)
     if checkpoint.format == "gguf":
         return GGUFWeights(GGUFFile.open(checkpoint.path), config, wanted)
-    return SafetensorsWeights(checkpoint.path, wanted)
+    return SafetensorsWeights(checkpoint.path, wanted, quantized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +88,24 @@ class _Wanted:
             return numbers.to(self.device, self.matrix_dtype)
         return numbers.to(self.device) if numbers.dtype in _STORED_DTYPES else self.tensor(numbers)
 
+    def integers(self, numbers: IntegerMatrix) -> Matrix:
+        """As blocks where those are multiplied and hold the same numbers."""
+        packed = numbers.packed() if self.matrix_dtype == "stored" else None
+        if packed is None:
+            return self.matrix(numbers.dequantize())
+        return BlockMatrix(packed.format, packed.blocks.to(self.device))
+
 
 class SafetensorsWeights:
-    """The shards of a Hugging Face directory."""
+    """The shards of a Hugging Face directory, quantized or not."""
 
-    def __init__(self, directory: Path, wanted: _Wanted) -> None:
+    def __init__(self, directory: Path, wanted: _Wanted, quantized: CheckpointFormat | None) -> None:
         self._directory = directory
+        self._quantized = quantized
         self._wanted = wanted
         self._shards: dict[str, Any] = {}
         try:
-            for path in _shards(directory):
+            for path in shard_paths(directory):
                 shard: Any = safe_open(path, framework="pt")
                 self._shards.update(dict.fromkeys(shard.keys(), shard))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -104,9 +115,23 @@ class SafetensorsWeights:
         """See `Weights`."""
         return self._wanted.tensor(self._read(name))
 
-    def matrix(self, name: str) -> Tensor:
+    def matrix(self, name: str) -> Matrix:
         """See `Weights`."""
-        return self._wanted.matrix(self._read(name))
+        found = None if self._quantized is None else self._quantized_matrix(self._quantized, name)
+        if isinstance(found, IntegerMatrix):
+            return self._wanted.integers(found)
+        return self._wanted.matrix(self._read(name) if found is None else found)
+
+    def _quantized_matrix(self, quantized: CheckpointFormat, name: str) -> QuantizedMatrix | None:
+        layer = name.removesuffix("weight")
+
+        def read(last: str) -> Tensor | None:
+            return self._read(layer + last) if layer + last in self._shards else None
+
+        try:
+            return quantized.matrix(read)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._directory}: {name}: {error}") from error
 
     def rotary_divisors(self) -> None:
         """Hugging Face says it in config.json."""
@@ -119,8 +144,8 @@ class SafetensorsWeights:
         return tensor
 
 
-def _shards(directory: Path) -> list[Path]:
-    """The files that belong together: a repository may hold its weights twice."""
+def shard_paths(directory: Path) -> list[Path]:
+    """The safetensors of a directory that belong together: a repository may hold its weights twice."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()

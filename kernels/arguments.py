@@ -11,7 +11,8 @@ class BlockMatrix:
     """A matrix as GGUF files store it: along a row, blocks of 32 numbers that share their scales.
 
     Attributes:
-        format: GGUF's name of the type: "Q4_0", "Q4_1" or "Q8_0".
+        format: GGUF's name of the type, "Q4_0", "Q4_1" or "Q8_0"; or "Q4_Z", which is as "Q4_1", but has in place of
+            the 16-bit offset a 16-bit zero point: a number is the scale times its quant less the zero point.
         blocks: [out_features, in_features / 32, bytes of a block] u8.
     """
 
@@ -85,7 +86,16 @@ class Embedding(Protocol):
 class PagedAttention(Protocol):
     """Attention of one step's tokens, planned once and run by every layer."""
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
         """Let each token attend to its sequence up to and including itself.
 
         Args:
@@ -93,6 +103,8 @@ class PagedAttention(Protocol):
             key_cache: A layer's keys in the shape of the ops' `cache_shapes`, those of this step included.
             value_cache: As `key_cache`.
             scale: Multiplied into q.k before softmax, usually head_dim ** -0.5.
+            window: Tokens that a token sees, itself included; None for all.
+            soft_cap: Scores become `soft_cap * tanh(score / soft_cap)`; None leaves them.
 
         Returns:
             [num_tokens, num_heads, head_dim] in query's dtype.

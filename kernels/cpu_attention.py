@@ -1,12 +1,13 @@
 """Paged attention on a CPU: gather each sequence's keys and values, then PyTorch's flash attention on them.
 
 Sequences that compute one token are taken together in groups of like length; the others one by one. The index arrays,
-masks and workspaces are made once per step and used by every layer.
+masks and workspaces are made once per step and used by every layer, or by every layer of one window.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ for lack of cache; 32 of 160 tokens take 0.8 ms at once and 1.7 ms in groups of 
 
 MAX_GROUP_PADDING: Final = 512
 """Padded keys of one group: about as long to attend to (0.1 us each) as one more group takes to start (50 us)."""
+
+
+_UNBOUNDED: Final = 1 << 30
+"""More tokens than any context has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +51,39 @@ class _Part:
 class _GatheredAttention:
     """Runs the parts one after another."""
 
-    def __init__(self, parts: list[_Part]) -> None:
-        self._parts = parts
-        self._max_slots = max((len(part.slots) for part in parts), default=0)
+    def __init__(self, batch: PagedBatch) -> None:
+        self._batch = batch
+        self._parts: dict[int | None, list[_Part]] = {}
         self._workspace: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
+        if window not in self._parts:
+            self._parts[window] = _cut(self._batch, window or _UNBOUNDED)
+        score = partial(_attend, scale=scale, soft_cap=soft_cap)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for part in self._parts:
+        for part in self._parts[window]:
             keys, values = self._gather(part, key_cache, value_cache)
             attend = _attend_one_token_each if part.num_seqs > 1 else _attend_one_sequence
-            output[part.rows] = attend(query[part.rows], keys, values, part, scale)
+            output[part.rows] = attend(query[part.rows], keys, values, part, score)
         return output
 
     def _gather(self, part: _Part, key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a part, [num_seqs, num_kv_heads, max_context, head_dim]."""
         num_kv_heads, head_dim = key_cache.shape[2:]
         row = num_kv_heads * head_dim
-        if self._workspace is None:
+        if self._workspace is None or len(self._workspace[0]) < len(part.slots):
             # One for all layers: fresh memory for each would cost its page faults, more than the copy itself.
-            self._workspace = key_cache.new_empty(self._max_slots, row), key_cache.new_empty(self._max_slots, row)
+            most = max(len(part.slots) for parts in self._parts.values() for part in parts)
+            self._workspace = key_cache.new_empty(most, row), key_cache.new_empty(most, row)
         gathered = (
             torch.index_select(cache.view(-1, row), 0, part.slots, out=space[: len(part.slots)])
             .view(part.num_seqs, -1, num_kv_heads, head_dim)
@@ -76,36 +94,65 @@ class _GatheredAttention:
         return keys, values
 
 
-def _attend_one_token_each(query: Tensor, keys: Tensor, values: Tensor, part: _Part, scale: float) -> Tensor:
+_Attend = Callable[..., Tensor]
+"""`_attend` with a layer's scale and soft cap."""
+
+
+def _attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    attn_mask: Tensor | None,
+    is_causal: bool = False,
+    scale: float,
+    soft_cap: float | None,
+) -> Tensor:
+    """As PyTorch's attention, which knows no soft cap."""
+    if soft_cap is None:
+        return functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=attn_mask, is_causal=is_causal, scale=scale
+        )
+    scores = soft_cap * torch.tanh((query.float() @ keys.float().transpose(-1, -2)) * (scale / soft_cap))
+    if is_causal:
+        attn_mask = torch.full(scores.shape[-2:], float("-inf")).triu_(1)
+    if attn_mask is not None:
+        scores += attn_mask
+    return (scores.softmax(-1) @ values.float()).to(query.dtype)
+
+
+def _attend_one_token_each(query: Tensor, keys: Tensor, values: Tensor, part: _Part, attend: _Attend) -> Tensor:
     """Decode: the query heads that share a key head stand where other models have several tokens."""
     num_seqs, num_kv_heads, max_context, head_dim = keys.shape
     heads = query.reshape(num_seqs, num_kv_heads, -1, head_dim)
     mask = None if part.mask is None else part.mask.expand(num_seqs, 1, heads.shape[2], max_context)
-    return functional.scaled_dot_product_attention(heads, keys, values, attn_mask=mask, scale=scale).reshape(
-        query.shape
-    )
+    return attend(heads, keys, values, attn_mask=mask).reshape(query.shape)
 
 
-def _attend_one_sequence(query: Tensor, keys: Tensor, values: Tensor, part: _Part, scale: float) -> Tensor:
+def _attend_one_sequence(query: Tensor, keys: Tensor, values: Tensor, part: _Part, attend: _Attend) -> Tensor:
     """Prefill: the key heads are the batch; the query heads of each see the same keys without a copy of them."""
     num_tokens, num_heads, head_dim = query.shape
     _, num_kv_heads, context_len, _ = keys.shape
     group = num_heads // num_kv_heads
     heads = query.view(num_tokens, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
     shape = (num_kv_heads, group, context_len, head_dim)
-    attended = functional.scaled_dot_product_attention(
+    attended = attend(
         heads,
         keys.transpose(0, 1).expand(shape),
         values.transpose(0, 1).expand(shape),
         attn_mask=part.mask,
         is_causal=part.is_causal,
-        scale=scale,
     )
     return attended.permute(2, 0, 1, 3).reshape(query.shape)
 
 
 def plan_attention(batch: PagedBatch) -> PagedAttention:
     """Prepare a step's attention."""
+    return _GatheredAttention(batch)
+
+
+def _cut(batch: PagedBatch, window: int) -> list[_Part]:
+    """The parts of a step, for layers of one window."""
     starts = batch.query_start.numpy()
     contexts = batch.context_lens.numpy()
     tables = batch.block_tables.numpy()
@@ -113,17 +160,17 @@ def plan_attention(batch: PagedBatch) -> PagedAttention:
     decoding = np.flatnonzero(lengths == 1)
     longest_first = decoding[np.argsort(-contexts[decoding], kind="stable")]
     parts = [
-        _decode_part(group, starts, contexts, tables, batch.block_size)
-        for group in _groups(longest_first.tolist(), contexts)
+        _decode_part(group, starts, contexts, tables, batch.block_size, window)
+        for group in _groups(longest_first.tolist(), np.minimum(contexts, window))
     ]
     parts += [
-        _prefill_part(sequence, starts, contexts, tables, batch.block_size)
+        _prefill_part(sequence, starts, contexts, tables, batch.block_size, window)
         for sequence in np.flatnonzero(lengths > 1).tolist()
     ]
-    return _GatheredAttention(parts)
+    return parts
 
 
-def _groups(longest_first: Sequence[int], contexts: NDArray[np.int32]) -> Iterator[list[int]]:
+def _groups(longest_first: Sequence[int], contexts: NDArray[np.int64]) -> Iterator[list[int]]:
     """Cut sequences, longest first, where padding or working set grow too large."""
     group: list[int] = []
     padding = 0
@@ -145,10 +192,11 @@ def _decode_part(
     contexts: NDArray[np.int32],
     tables: NDArray[np.int32],
     block_size: int,
+    window: int,
 ) -> _Part:
     sequences = np.array(group)
-    lengths = contexts[sequences]
-    slots = _slots(tables[sequences], int(lengths[0]), block_size)
+    lengths = np.minimum(contexts[sequences], window)
+    slots = _slots(tables[sequences], contexts[sequences] - lengths, int(lengths[0]), block_size)
     absent = np.arange(lengths[0]) >= lengths[:, None]
     mask = None
     if absent.any():
@@ -171,19 +219,30 @@ def _prefill_part(
     contexts: NDArray[np.int32],
     tables: NDArray[np.int32],
     block_size: int,
+    window: int,
 ) -> _Part:
     start, stop, context_len = int(starts[sequence]), int(starts[sequence + 1]), int(contexts[sequence])
     num_tokens = stop - start
-    is_whole = num_tokens == context_len
+    first_seen = max(0, context_len - num_tokens - window + 1)
+    num_seen = context_len - first_seen
+    is_whole = num_tokens == context_len <= window
     mask = None
     if not is_whole:
-        past = context_len - num_tokens
-        mask = torch.full((num_tokens, context_len), float("-inf")).triu_(past + 1)
-    slots = _slots(tables[sequence : sequence + 1], context_len, block_size)
+        past = num_seen - num_tokens
+        mask = torch.full((num_tokens, num_seen), float("-inf")).triu_(past + 1)
+        if context_len > window:
+            mask += torch.full((num_tokens, num_seen), float("-inf")).tril_(past - window)
+    slots = _slots(tables[sequence : sequence + 1], np.array([first_seen]), num_seen, block_size)
     return _Part(slice(start, stop), 1, torch.from_numpy(slots.reshape(-1)), mask, is_causal=is_whole)
 
 
-def _slots(tables: NDArray[np.int32], context_len: int, block_size: int) -> NDArray[np.int64]:
-    """Cache slots of the first tokens of some sequences, [num_seqs, context_len]."""
-    position = np.arange(context_len)
-    return tables[:, position // block_size].astype(np.int64) * block_size + position % block_size
+def _slots(
+    tables: NDArray[np.int32], first: NDArray[np.integer[Any]], count: int, block_size: int
+) -> NDArray[np.int64]:
+    """Cache slots of so many tokens of some sequences from `first` [num_seqs] on, [num_seqs, count].
+
+    Past the end of a table its last block is repeated.
+    """
+    position = first[:, None] + np.arange(count)
+    block = np.minimum(position // block_size, tables.shape[1] - 1)
+    return np.take_along_axis(tables, block, 1).astype(np.int64) * block_size + position % block_size

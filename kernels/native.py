@@ -70,7 +70,11 @@ def load(path: Path) -> Ops:
         rms_norm=ops.rms_norm,
         add_rms_norm=ops.add_rms_norm,
         rotate_and_write=ops.rotate_and_write,
+        add=ops.add,
+        scale=ops.scale,
         silu_and_mul=ops.silu_and_mul,
+        gelu_and_mul=ops.gelu_and_mul,
+        norm_heads=ops.norm_heads,
         plan_attention=ops.plan_attention,
         argmax=ops.argmax,
         sample=ops.sample,
@@ -204,7 +208,16 @@ class _Attention:
             batch.block_tables.shape[1],
         )
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
         query = query.contiguous()
         output = self._call.empty(*query.shape)
         self._call(
@@ -216,6 +229,8 @@ class _Attention:
             address(key_cache),
             address(value_cache),
             scale,
+            window or 0,
+            soft_cap or 0.0,
             output.data_ptr(),
         )
         return output
@@ -262,12 +277,48 @@ class _NativeOps:
         self._call("add_rms_norm", address(x), address(residual), weight.data_ptr(), eps, *x.shape, y.data_ptr())
         return y, residual
 
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """As the reference; the sum is made in `residual`."""
+        self._call("add_numbers", address(x), address(residual), x.numel())
+        return residual
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """As the reference, in place."""
+        self._call("scale_numbers", address(x), factor, x.numel())
+        return x
+
     def silu_and_mul(self, x: Tensor) -> Tensor:
         """As the reference."""
+        return self._gate("silu_and_mul", x)
+
+    def gelu_and_mul(self, x: Tensor) -> Tensor:
+        """As the reference."""
+        return self._gate("gelu_and_mul", x)
+
+    def _gate(self, name: str, x: Tensor) -> Tensor:
         num_tokens, size = x.shape[0], x.shape[1] // 2
         y = self._call.empty(num_tokens, size)
-        self._call("silu_and_mul", address(x), num_tokens, size, y.data_ptr())
+        self._call(name, address(x), num_tokens, size, y.data_ptr())
         return y
+
+    def norm_heads(
+        self, qkv: Tensor, query_weight: Tensor, key_weight: Tensor, eps: float, num_kv_heads: int
+    ) -> Tensor:
+        """As the reference, in place."""
+        num_tokens, num_all, head_dim = qkv.shape
+        self._call(
+            "norm_heads",
+            address(qkv),
+            query_weight.data_ptr(),
+            key_weight.data_ptr(),
+            eps,
+            num_tokens,
+            num_all - 2 * num_kv_heads,
+            num_kv_heads,
+            head_dim,
+            int(len(query_weight) == head_dim),
+        )
+        return qkv
 
     def rotate_and_write(
         self, qkv: Tensor, cos: Tensor, sin: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FLOAT_FORMATS: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+BLOCK_FORMATS: Final = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5, "Q4_Z": 7}
 CACHE_FORMATS: Final = FLOAT_FORMATS | {torch.int8: 6}
 
 
@@ -75,9 +75,16 @@ REPEATABLE: Final = (
         "gather_rows_int8",
         "rms_norm",
         "add_rms_norm",
-        "silu_and_mul",
     ),
-    *("rotate_and_write", "paged_attention"),
+    *(
+        "add_numbers",
+        "scale_numbers",
+        "silu_and_mul",
+        "gelu_and_mul",
+        "norm_heads",
+        "rotate_and_write",
+        "paged_attention",
+    ),
 )
 """Functions by their numbers, `enum Function`."""
 
@@ -113,14 +120,18 @@ _SIGNATURES: Final = {
     "choose_int8_way": (_COUNT,),
     "rms_norm": (_POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _POINTER),
+    "add_numbers": (_POINTER, _POINTER, _COUNT),
+    "scale_numbers": (_POINTER, c_float, _COUNT),
     "silu_and_mul": (_POINTER, _COUNT, _COUNT, _POINTER),
+    "gelu_and_mul": (_POINTER, _COUNT, _COUNT, _POINTER),
+    "norm_heads": (_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT),
     "rotate_and_write": (
         *(_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT),
         *(POINTER(CacheShapeStruct), _POINTER, _POINTER, _POINTER),
     ),
     "paged_attention": (
         *(POINTER(BatchStruct), _POINTER, _COUNT),
-        *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _POINTER),
+        *(POINTER(CacheShapeStruct), _POINTER, _POINTER, c_float, _COUNT, c_float, _POINTER),
     ),
     "repeat_calls": (POINTER(CallStruct), _COUNT),
     "argmax": (_POINTER, _COUNT, _COUNT, _POINTER, _POINTER),

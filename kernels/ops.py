@@ -33,7 +33,11 @@ class Ops:
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    add: Callable[[Tensor, Tensor], Tensor]
+    scale: Callable[[Tensor, float], Tensor]
     silu_and_mul: Callable[[Tensor], Tensor]
+    gelu_and_mul: Callable[[Tensor], Tensor]
+    norm_heads: Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
     plan_attention: Callable[[PagedBatch], PagedAttention]
     argmax: Callable[[Tensor], tuple[Tensor, Tensor]]
     sample: Callable[[Tensor, SamplingTensors], Tensor]
@@ -50,7 +54,11 @@ REFERENCE: Final = Ops(
     rms_norm=reference.rms_norm,
     add_rms_norm=reference.add_rms_norm,
     rotate_and_write=reference.rotate_and_write,
+    add=reference.add,
+    scale=reference.scale,
     silu_and_mul=reference.silu_and_mul,
+    gelu_and_mul=reference.gelu_and_mul,
+    norm_heads=reference.norm_heads,
     plan_attention=reference.plan_attention,
     argmax=reference.argmax,
     sample=reference.sample,
@@ -65,7 +73,11 @@ CPU: Final = Ops(
     rms_norm=cpu.rms_norm,
     add_rms_norm=cpu.add_rms_norm,
     rotate_and_write=cpu.rotate_and_write,
+    add=reference.add,
+    scale=reference.scale,
     silu_and_mul=cpu.silu_and_mul,
+    gelu_and_mul=reference.gelu_and_mul,
+    norm_heads=reference.norm_heads,
     plan_attention=cpu_attention.plan_attention,
     argmax=reference.argmax,
     sample=cpu_sampling.sample,

@@ -50,6 +50,8 @@ def _parts(matrix: BlockMatrix) -> tuple[Tensor, Tensor, Tensor]:
             return _nibbles(blocks[..., 2:]), scale, -8.0 * scale
         case "Q4_1":
             return _nibbles(blocks[..., 4:]), scale, blocks[..., 2:4].contiguous().view(torch.float16).float()
+        case "Q4_Z":
+            return _nibbles(blocks[..., 4:]), scale, -blocks[..., 2:4].contiguous().view(torch.float16).float() * scale
         case other:
             raise ValueError(f"blocks of format {other!r} are not known")
 
@@ -170,6 +172,17 @@ def stack_blocks(matrices: Sequence[Matrix]) -> BlockMatrix:
     return BlockMatrix(blocks[0].format, torch.cat([part.blocks for part in blocks]))
 
 
+def take_rows(matrix: Matrix, rows: Tensor) -> Matrix:
+    """Some rows of a matrix, or of a vector, in this order; `rows` are indices [num_rows]."""
+    if isinstance(matrix, BlockMatrix):
+        return BlockMatrix(matrix.format, matrix.blocks[rows])
+    if isinstance(matrix, Int8Blocks):
+        return Int8Blocks(BlockMatrix(matrix.blocks.format, matrix.blocks.blocks[rows]))
+    if isinstance(matrix, Int8Matrix):
+        return Int8Matrix(matrix.numbers[rows], matrix.scales[rows], matrix.in_features)
+    return matrix[rows]
+
+
 def stack_int8(matrices: Sequence[Int8Matrix]) -> Int8Matrix:
     """Matrices of the same columns as one, row under row."""
     numbers = torch.cat([matrix.numbers for matrix in matrices])
@@ -209,6 +222,36 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return rms_norm(total, weight, eps), total
 
 
+def norm_heads(qkv: Tensor, query_weight: Tensor, key_weight: Tensor, eps: float, num_kv_heads: int) -> Tensor:
+    """Norm queries and keys. May overwrite `qkv`.
+
+    Args:
+        qkv: [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values.
+        query_weight: [head_dim] to norm each head by itself, [num_heads * head_dim] to norm all of a token at once.
+        key_weight: As `query_weight`, for num_kv_heads.
+        eps: See `rms_norm`.
+        num_kv_heads: Heads of the keys.
+
+    Source: Henry et al. 2020, by root mean squares.
+    """
+    query, key, value = qkv[:, : -2 * num_kv_heads], qkv[:, -2 * num_kv_heads : -num_kv_heads], qkv[:, -num_kv_heads:]
+    normed = [
+        rms_norm(part.reshape(-1, len(weight)), weight, eps).view(part.shape)
+        for part, weight in ((query, query_weight), (key, key_weight))
+    ]
+    return torch.cat((*normed, value), dim=1)
+
+
+def add(x: Tensor, residual: Tensor) -> Tensor:
+    """The sum. May overwrite `residual`."""
+    return x + residual
+
+
+def scale(x: Tensor, factor: float) -> Tensor:
+    """The product. May overwrite `x`."""
+    return x * factor
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of the pairs (i, i + head_dim / 2).
 
@@ -231,6 +274,12 @@ def silu_and_mul(x: Tensor) -> Tensor:
     """
     gate, up = x.chunk(2, dim=-1)
     return functional.silu(gate) * up
+
+
+def gelu_and_mul(x: Tensor) -> Tensor:
+    """As `silu_and_mul`, by GELU as tanh approximates it."""
+    gate, up = x.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * up
 
 
 def rotate_and_write(
@@ -281,7 +330,16 @@ def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
 class _PagedAttention:
     batch: PagedBatch
 
-    def __call__(self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, scale: float) -> Tensor:
+    def __call__(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
         output = torch.empty_like(query)
         starts = self.batch.query_start.tolist()
         for sequence, context_len in enumerate(self.batch.context_lens.tolist()):
@@ -293,8 +351,13 @@ class _PagedAttention:
             group = query.shape[1] // keys.shape[1]
             keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
             scores = torch.einsum("thd,chd->htc", query[start:stop].float(), keys) * scale
-            future = position > torch.arange(context_len - (stop - start), context_len, device=query.device)[:, None]
-            weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            own = torch.arange(context_len - (stop - start), context_len, device=query.device)[:, None]
+            unseen = position > own
+            if window is not None:
+                unseen = unseen | (position <= own - window)
+            weights = scores.masked_fill(unseen, float("-inf")).softmax(-1)
             output[start:stop] = torch.einsum("htc,chd->thd", weights, values).to(query.dtype)
         return output
 

@@ -12,18 +12,24 @@ from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
 from pagestream.api_key import new_api_key
 from pagestream.batch.command import run_batch
-from pagestream.lifeline import follow_supervisor
+from pagestream.chaos import chaos
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
+from pagestream.quantize import quantize
+from pagestream.simulate import simulate
 from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
 from shared.demo_model import DEMO
 from shared.errors import PagestreamError
+from shared.lifeline import follow_supervisor
 from shared.observability import configure_logging
 
 _POOL = "default"
 _STATUS_TIMEOUT_S = 3.0
+_SHUTDOWN_TIMEOUT_OF_A_STACK_S = 5.0
+"""Who pressed Ctrl-C waits for it."""
+
 _GATEWAY = GatewaySettings(pool=_POOL, model=DEMO)
 _WORKER = WorkerSettings(pool=_POOL, model=DEMO)
 
@@ -36,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
-for _command in (run_batch, chat, complete, plan):
+for _command in (run_batch, chat, complete, plan, quantize, chaos, simulate):
     app.command()(_command)
 app.command("api-key")(new_api_key)
 
@@ -86,6 +92,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
     tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
+    shutdown_timeout: options.ShutdownTimeout = _SHUTDOWN_TIMEOUT_OF_A_STACK_S,
     max_num_seqs: options.MaxNumSeqs = _WORKER.max_num_seqs,
     max_num_batched_tokens: options.MaxNumBatchedTokens = _WORKER.max_num_batched_tokens,
     block_size: options.BlockSize = _WORKER.block_size,
@@ -114,6 +121,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         port=port,
         num_workers=workers,
         num_threads=num_threads,
+        is_https=bool(ssl_certfile),
+        shutdown_timeout_s=shutdown_timeout,
         redis_url=redis_url,
         environment=options.as_environment(context.params),
     )
@@ -143,6 +152,7 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
     tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
+    shutdown_timeout: options.ShutdownTimeout = _GATEWAY.shutdown_timeout,
     redis_url: options.RedisUrl = _GATEWAY.redis_url,
     pool: options.Pool = _POOL,
     log_level: options.LogLevel = "info",
@@ -171,6 +181,7 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
         enable_auto_tool_choice=enable_auto_tool_choice,
         tool_call_parser=tool_call_parser,
         reasoning_parser=reasoning_parser,
+        shutdown_timeout=shutdown_timeout,
         redis_url=redis_url,
         pool=pool,
     )

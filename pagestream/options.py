@@ -96,7 +96,8 @@ Quantization = Annotated[
     _flag(
         "quantization",
         _MODEL,
-        "Round to fewer bits, on a CPU: int8 (weights and activations), int8-weight-only.",
+        "Round to fewer bits, on a CPU: int8 (weights and activations), int8-weight-only. Or what the checkpoint is: "
+        "awq, gptq, fp8, compressed-tensors; it is found out without.",
     ),
 ]
 MaxModelLen = Annotated[
@@ -161,6 +162,11 @@ MaxStreamStoreBytes = Annotated[
     int, _count("max-stream-store-bytes", _API, "Redis memory for what is kept to resume streams; the oldest give way.")
 ]
 
+ShutdownTimeout = Annotated[
+    float,
+    _flag("shutdown-timeout", _API, "Seconds for which running streams may go on after SIGTERM; 0 ends them.", min=0),
+]
+
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[
     int, _count("max-num-batched-tokens", _ENGINE, "Tokens that one worker computes in one step.")
@@ -188,7 +194,9 @@ RunnerKind = Annotated[
 ]
 
 Workers = Annotated[int, _count("workers", _BUS, "Worker processes.")]
-RedisUrl = Annotated[str, _flag("redis-url", _BUS, "The Redis that is the bus.")]
+RedisUrl = Annotated[
+    str, _flag("redis-url", _BUS, "The Redis that is the bus; also redis+sentinel://host:port,host:port/service.")
+]
 OwnRedisUrl = Annotated[
     str | None, _flag("redis-url", _BUS, "A Redis that runs already. Default: one of the stack's own.")
 ]

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-SUPERVISOR_VARIABLE = "PAGESTREAM_SUPERVISOR"
-"""Holds the pid without which a service does not want to live."""
+from shared.lifeline import SUPERVISOR_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)

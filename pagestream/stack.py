@@ -18,7 +18,7 @@ from pagestream.gateway_address import GatewayAddress
 from pagestream.redis_keeper import RedisKeeper
 from pagestream.service_process import Event, ServiceProcess, StopRequested
 from pagestream.startup_display import StartupDisplay
-from pagestream.supervisor import Supervisor
+from pagestream.supervisor import GRACE_S, Supervisor
 from shared.demo_model import cache_directory
 from shared.errors import ConfigurationError
 
@@ -37,6 +37,8 @@ class StackSettings:
         port: Its port; 0 takes a free one.
         num_workers: Worker processes.
         num_threads: Threads that each of them computes with; None shares the machine's processors among them.
+        is_https: Whether the gateway speaks TLS.
+        shutdown_timeout_s: How long running streams may go on once the stack is told to end.
         redis_url: A Redis that runs already; None starts one for the stack alone.
         environment: The settings of all services, as environment variables.
     """
@@ -47,6 +49,8 @@ class StackSettings:
     port: int
     num_workers: int
     num_threads: int | None = None
+    is_https: bool = False
+    shutdown_timeout_s: float = 0.0
     redis_url: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -70,14 +74,16 @@ class LocalStack:
             ConfigurationError: the port is taken, or a service gave up while the stack was starting.
         """
         settings = self._settings
-        address = GatewayAddress.find(settings.host, settings.port)
+        address = GatewayAddress.find(settings.host, settings.port, is_https=settings.is_https)
         with ExitStack() as resources:
             resources.enter_context(self._stop_on_signals())
             log = resources.enter_context(_open_log(address.port))
             bus = resources.enter_context(RedisKeeper(settings.redis_url, audience=self))
             services = self._services(bus.url, address.port)
             supervisor = Supervisor(services, events=self._events, log=log, audience=self)
-            resources.callback(supervisor.stop, self._order_of_the_end(services))
+            resources.callback(
+                supervisor.stop, self._order_of_the_end(services), grace_s=settings.shutdown_timeout_s + GRACE_S
+            )
             self._start(supervisor, address, services)
             if not supervisor.is_stop_requested:
                 self._announce(address, log.name)

@@ -71,13 +71,18 @@ class Supervisor:
             if isinstance(event, Exited):
                 self._start_again_later(event)
 
-    def stop(self, order: Iterable[Iterable[str]]) -> None:
-        """End the services, group after group; a second stop request, or `GRACE_S`, ends them the hard way."""
+    def stop(self, order: Iterable[Iterable[str]], *, grace_s: float = GRACE_S) -> None:
+        """End the services, group after group; a second stop request ends them the hard way.
+
+        Args:
+            order: The groups, by the names of their services.
+            grace_s: How long each group may take before it is killed.
+        """
         self._starts_at.clear()
         for group in order:
             names = set(group)
             self._signal(names, signal.SIGTERM)
-            self._await_end(names, deadline=time.monotonic() + GRACE_S)
+            self._await_end(names, deadline=time.monotonic() + grace_s)
         self._signal(self._running, signal.SIGKILL)
         self._await_end(set(self._services), deadline=time.monotonic() + GRACE_S)
 

@@ -1,10 +1,10 @@
-"""What an earlier leader left: how far each of its requests had come, read from the logs of committed tokens. Pure."""
+"""How far each request has come: by the logs of committed tokens, and by what gateways say they have told. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from scheduler_svc.scheduler import Progress
 from shared.ids import GatewayId, Handle
-from shared.messages import StepResult, Submit
+from shared.messages import StepResult, Submit, Told
 from shared.packing import unpack_u32
 from shared.sampling import FinishCode
 
@@ -18,7 +18,8 @@ class CommittedOutputs:
 
     def __init__(self) -> None:
         self._tokens: dict[tuple[GatewayId, Handle], dict[int, int]] = {}
-        self._ended: set[tuple[GatewayId, Handle]] = set()
+        self._lengths: dict[tuple[GatewayId, Handle], int] = {}
+        self._failed: set[tuple[GatewayId, Handle]] = set()
 
     def add(self, results: Iterable[StepResult]) -> None:
         """Take in entries of a result stream."""
@@ -34,16 +35,30 @@ class CommittedOutputs:
                     for offset in range(count):
                         known[index + offset] = next(tokens)
                     if finish != FinishCode.RUNNING:
-                        self._ended.add(key)
-                self._ended.update((batch.gateway_id, fault.handle) for fault in batch.faults)
+                        self._lengths[key] = index + count
+                self._failed.update((batch.gateway_id, fault.handle) for fault in batch.faults)
 
     def progress_of(self, submit: Submit) -> dict[int, Progress]:
-        """By choice, what a request's client has been told."""
+        """By choice, what a request's client has been told: the logs' word, and beyond or against it the gateway's."""
         progress = {}
-        for choice in range(submit.sampling.n):
+        for choice, told in enumerate(_told(submit)):
             key = (submit.gateway_id, Handle(submit.handle + choice))
-            known = self._tokens.get(key, {})
-            output = tuple(known[index] for index in range(len(known)))
-            if output or key in self._ended:
-                progress[choice] = Progress(output, key in self._ended)
+            output = self._output(key, unpack_u32(told.tokens))
+            is_finished = told.is_finished or key in self._failed or self._lengths.get(key) == len(output)
+            if output or is_finished:
+                progress[choice] = Progress(output, is_finished)
         return progress
+
+    def _output(self, key: tuple[GatewayId, Handle], told: Sequence[int]) -> tuple[int, ...]:
+        """The tokens without a hole from the first on: Redis may have lost some, and hold others than were told."""
+        known = self._tokens.get(key, {})
+        output = list(told)
+        if all(known.get(index, token) == token for index, token in enumerate(told)):
+            while len(output) in known:
+                output.append(known[len(output)])
+        return tuple(output)
+
+
+def _told(submit: Submit) -> tuple[Told, ...]:
+    """Of each choice; nothing of a request that comes for the first time."""
+    return submit.told if len(submit.told) == submit.sampling.n else (Told(),) * submit.sampling.n

@@ -10,7 +10,7 @@ from scheduler_svc.routing import Candidate, choose_worker
 from scheduler_svc.sequence import Phase, Sequence
 from scheduler_svc.waiting_queue import WaitingQueue
 from scheduler_svc.worker import PlanRecord, Worker
-from shared.errors import PlanError
+from shared.errors import MessageError, PlanError
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
@@ -18,6 +18,8 @@ from shared.sampling import FinishCode
 
 MAX_EARLY_CANCELS = 4096
 """Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
+
+_GATEWAY_GONE = "The gateway was not heard of for so long that this request was given up."
 
 
 class Outcomes(NamedTuple):
@@ -104,13 +106,15 @@ class Scheduler:
         Args:
             submit: What the gateway asks.
             entry: The bus's name for it; given back in `Outcomes.finished`.
-            progress: By choice, what was told to the client under an earlier leader.
+            progress: By choice, what was told to the client before.
         """
-        if submit.request_id in self._early_cancels or submit.request_id in self._requests:
-            # Cancelled before it was read, or read twice, as a gateway repeats a call whose answer was lost.
+        if submit.request_id in self._early_cancels:
             self._finished.append(entry)
             return
         progress = progress or {}
+        if request := self._requests.get(submit.request_id):
+            self._submit_again(request, entry, progress)
+            return
         sequences = []
         for choice in range(submit.sampling.n):
             self._num_submitted += 1
@@ -144,11 +148,13 @@ class Scheduler:
         return True
 
     def cancel_gateway(self, gateway_id: GatewayId) -> int:
-        """End all requests that a gateway followed which is gone, and say how many there were."""
+        """End all requests that a gateway followed which is gone. Should it come back, it is told; says how many."""
         orphans = [request for request in self._requests.values() if request.follower == gateway_id]
         for request in orphans:
             for sequence in request.sequences:
-                self._finish(sequence)
+                if not sequence.is_finished:
+                    self._faults.append((sequence.gateway_id, Fault(sequence.handle, 503, _GATEWAY_GONE)))
+                    self._finish(sequence)
         return len(orphans)
 
     def add_worker(self, worker_id: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -257,14 +263,40 @@ class Scheduler:
             forking = any(sequence.phase is Phase.FORKING for sequence in request.sequences)
             assert forking == (request.submit.request_id in self._forking)
 
+    def _submit_again(self, request: Request, entry: str, progress: Mapping[int, Progress]) -> None:
+        """A gateway has missed a request that is here. What its client was told counts, whatever the logs say."""
+        if entry != request.entry:
+            self._finished.append(request.entry)
+            request.entry = entry
+        for choice, told in progress.items():
+            sequence = request.sequences[choice]
+            if told.is_finished:
+                self._finish(sequence)
+            elif not sequence.is_finished and not sequence.has_output(told.output):
+                self._replace(request, sequence, told.output)
+
+    def _replace(self, request: Request, sequence: Sequence, output: tuple[int, ...]) -> None:
+        """Go on after another output than was known here. What is under way for the old sequence comes to nothing."""
+        self._displace(sequence)
+        order = sequence.order[-1]
+        request.sequences[sequence.choice] = Sequence(request.submit, sequence.choice, order=order, output=output)
+        self._requeue(request.sequences[sequence.choice])
+        self._forget_if_forked(request)
+
     def _commit(self, worker: Worker, record: PlanRecord, batch: TokenBatch) -> None:
-        tokens = unpack_u32(batch.tokens)
+        try:
+            tokens, slots, indices = unpack_u32(batch.tokens), unpack_u16(batch.slots), unpack_u32(batch.indices)
+        except MessageError as error:
+            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with nonsense: {error}") from error
+        lengths = {len(slots), len(indices), len(batch.counts), len(batch.finishes)}
+        if len(lengths) > 1 or sum(batch.counts) != len(tokens):
+            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with arrays of different lengths")
         start = 0
-        for slot, count, finish in zip(unpack_u16(batch.slots), batch.counts, batch.finishes, strict=True):
+        for slot, index, count, finish in zip(slots, indices, batch.counts, batch.finishes, strict=True):
             if slot not in record.rows:
                 raise PlanError(f"worker {worker.worker_id} answered slot {slot}, which step {batch.step} did not name")
             sequence, _ = record.rows[slot]
-            if not sequence.is_finished:
+            if not sequence.is_finished and sequence.num_output_tokens == index:
                 sequence.tokens.extend(tokens[start : start + count])
                 if finish != FinishCode.RUNNING:
                     self._finish(sequence)
@@ -281,17 +313,9 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence) -> None:
         """The one way a sequence ends."""
-        match sequence.phase:
-            case Phase.FINISHED:
-                return
-            case Phase.RUNNING:
-                assert sequence.worker_id is not None
-                self.workers[sequence.worker_id].displace(sequence, Phase.FINISHED)
-            case Phase.WAITING:
-                self.waiting.remove(sequence)
-                sequence.phase = Phase.FINISHED
-            case Phase.FORKING:
-                sequence.phase = Phase.FINISHED
+        if sequence.is_finished:
+            return
+        self._displace(sequence)
         request = self._requests[sequence.request_id]
         self._release_children(sequence)
         self._forget_if_forked(request)
@@ -299,6 +323,18 @@ class Scheduler:
             del self._requests[sequence.request_id]
             self._finished.append(request.entry)
             self.num_finished += 1
+
+    def _displace(self, sequence: Sequence) -> None:
+        """Take a sequence from where it is. It holds nothing any more."""
+        match sequence.phase:
+            case Phase.RUNNING:
+                assert sequence.worker_id is not None
+                self.workers[sequence.worker_id].displace(sequence, Phase.FINISHED)
+            case Phase.WAITING:
+                self.waiting.remove(sequence)
+            case Phase.FORKING | Phase.FINISHED:
+                pass
+        sequence.phase = Phase.FINISHED
 
     def _requeue(self, sequence: Sequence) -> None:
         """A sequence that lost its place waits again; whoever wanted to branch off it no longer waits for that."""

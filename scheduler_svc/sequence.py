@@ -144,6 +144,11 @@ class Sequence:
         self.num_published_blocks = 0
         self.num_sampling = 0
 
+    def has_output(self, told: tuple[int, ...]) -> bool:
+        """Whether the committed output begins with what a client was told."""
+        start = self.num_prompt_tokens
+        return tuple(self.tokens[start : start + len(told)]) == told
+
     def schedule(self, num_tokens: int) -> bool:
         """Count tokens as computed by a plan that is about to be sent; say whether it samples."""
         self.num_computed_tokens += num_tokens

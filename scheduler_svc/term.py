@@ -67,6 +67,11 @@ class Term:
         self._due: deque[Effect] = deque(map(Seal, self._unread))
         self._read_next()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it leads, nothing of a request is left, and no block is held."""
+        return self._is_leading and not self._core.num_requests and not self._core.kv_cache_usage()
+
     def gateways(self) -> set[GatewayId]:
         """Those that have requests here."""
         return self._core.gateways()
@@ -130,7 +135,7 @@ class Term:
     def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
         match delivery.message:
             case Submit() as submit:
-                progress = outputs.progress_of(submit) if outputs else None
+                progress = (outputs or CommittedOutputs()).progress_of(submit)
                 self._core.submit(submit, entry=delivery.entry, progress=progress)
                 return
             case Cancel() as cancel:

@@ -6,12 +6,14 @@ What holds on every implementation:
 - Plans and results are ordered by their step ids. Writing an id that is not above the last one is refused.
 - Emitting a result and publishing it is one act: what is published is in the log; a sealed stream publishes nothing.
 - Publishing may lose. A `TokenBatch` that was published can always be read again from the log within its retention.
+- A bus may lose what was written last, or all of it. Then a log refuses a result that does not follow its last entry, a
+  gateway finds its requests missing, and a new term of leadership has a larger epoch all the same.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from shared.ids import Epoch, GatewayId, StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.messages import (
     Attach,
     Cancel,
@@ -71,13 +73,22 @@ class GatewayBus(Protocol):
     def gateway_id(self) -> GatewayId:
         """This gateway's name on the bus."""
 
-    async def submit(self, message: Submit, *, max_requests: int) -> None:
-        """Enqueue a request.
+    async def submit(self, message: Submit, *, max_requests: int) -> str:
+        """Enqueue a request; returns the bus's name for its entry.
 
         Raises:
             QueueFullError: `max_requests` requests are already in the pool, waiting or running.
             BusUnavailableError: Redis does not answer.
         """
+
+    async def resubmit(self, message: Submit) -> str:
+        """Enqueue a request that was accepted before, however many there are; returns its new entry."""
+
+    async def missing(self, entries: Sequence[str]) -> set[str]:
+        """Those entries that are no longer there: their requests have ended, or the bus has lost them."""
+
+    async def incarnation(self) -> str:
+        """Names the server's data. Another name than before means that some of it may be lost."""
 
     async def num_requests(self) -> int:
         """Requests in the pool, waiting or running."""
@@ -142,7 +153,11 @@ class SchedulerBus(Protocol):
         """Declare a worker dead: from now on nothing is added to its streams. Idempotent."""
 
     async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
-        """Write and publish a result under our own writer's id: faults."""
+        """Write and publish a result under our own writer's id: faults.
+
+        Raises:
+            LeaseLostError: a newer leader leads.
+        """
 
     async def workers(self) -> dict[WorkerId, WorkerStatus]:
         """The live workers."""
@@ -164,7 +179,10 @@ class WorkerBus(Protocol):
     """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers."""
+        """Take a new name, and put it among the writers. No earlier leader can write to its streams.
+
+        A leader seals the workers that it finds as it begins; whoever registers later is closed to those before it.
+        """
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
         """Ask for work."""
@@ -180,11 +198,18 @@ class WorkerBus(Protocol):
             BusUnavailableError: Redis does not answer.
         """
 
-    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the result stream and publish each batch to its gateway, as one act. The same id again is a retry.
+
+        Args:
+            worker: Our name.
+            step: That of the plan which the result answers.
+            result: What to write.
+            previous: What we have emitted before: the log must have come so far.
 
         Raises:
             SealedError: the stream has been sealed; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
             BusUnavailableError: Redis does not answer.
         """
 

@@ -20,12 +20,15 @@ PagestreamError
 └── BusError                a fault between processes
     ├── BusUnavailableError     Redis does not answer
     ├── SealedError             this process was declared dead; it must start anew under a new name
+    ├── LogLostError            Redis has lost the end of a log; who wrote it must write it again
     ├── LeaseLostError          another scheduler leads
     ├── ClaimLostError          another gateway works on this record, or it is gone
     ├── RecordExistsError       a record of this id has been made before
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
+
+from shared.ids import StepId
 
 
 class PagestreamError(Exception):
@@ -142,6 +145,18 @@ class BusUnavailableError(BusError):
 
 class SealedError(BusError):
     """This worker's stream has been sealed: it was declared dead, and its work has moved on."""
+
+
+class LogLostError(BusError):
+    """The log ends earlier than what this worker has written to it.
+
+    Attributes:
+        last: The id of the entry with which it ends now.
+    """
+
+    def __init__(self, message: str, *, last: StepId) -> None:
+        super().__init__(message)
+        self.last = last
 
 
 class LeaseLostError(BusError):

@@ -25,10 +25,23 @@ from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.sampling import SamplingParams
 
 VERSION: Final = 1
+_TOKEN_BYTES: Final = 4
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What the client of one choice has been told already.
+
+    Attributes:
+        tokens: u32.
+        is_finished: Whether the last of them ended it.
+    """
+
+    tokens: bytes = b""
+    is_finished: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field="t"):
-    """A gateway asks for a completion.
+    """A gateway asks for a completion, or asks again since Redis may have lost it.
 
     Attributes:
         handle: Of choice 0; choice i has `handle + i`.
@@ -36,6 +49,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
         arrived_ms: Unix time at the gateway, for queue-time metrics and the order of the waiting queue.
         priority: Lower runs first.
         cache_salt: Prefixes are shared only between requests of the same salt.
+        told: Of each choice, in a request that is submitted again. The output goes on after it.
     """
 
     request_id: RequestId
@@ -46,6 +60,16 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
     arrived_ms: int
     priority: int = 0
     cache_salt: str = ""
+    told: tuple[Told, ...] = ()
+
+    def __post_init__(self) -> None:
+        """See that there is a prompt.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.prompt or len(self.prompt) % _TOKEN_BYTES:
+            raise ValueError(f"a prompt of {len(self.prompt)} bytes is no array of tokens")
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field="t"):

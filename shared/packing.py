@@ -9,6 +9,8 @@ import sys
 from array import array
 from collections.abc import Iterable
 
+from shared.errors import MessageError
+
 _SWAP = sys.byteorder == "big"
 
 
@@ -33,21 +35,23 @@ def pack_f32(values: Iterable[float]) -> bytes:
 
 
 def unpack_u16(data: bytes) -> array[int]:
-    """Undo `pack_u16`."""
+    """Undo `pack_u16`.
+
+    Raises:
+        MessageError: the last item is not whole.
+    """
     return _unpack("H", data)
 
 
 def unpack_u32(data: bytes) -> array[int]:
-    """Undo `pack_u32`."""
+    """Undo `pack_u32`; raises as `unpack_u16` does."""
     return _unpack("I", data)
 
 
 def unpack_f32(data: bytes) -> array[float]:
-    """Undo `pack_f32`."""
+    """Undo `pack_f32`; raises as `unpack_u16` does."""
     values = array("f")
-    values.frombytes(data)
-    if _SWAP:
-        values.byteswap()
+    _fill(values, data)
     return values
 
 
@@ -60,7 +64,14 @@ def _pack(code: str, values: Iterable[float]) -> bytes:
 
 def _unpack(code: str, data: bytes) -> array[int]:
     values = array(code)
-    values.frombytes(data)
+    _fill(values, data)
+    return values
+
+
+def _fill(values: array[int] | array[float], data: bytes) -> None:
+    try:
+        values.frombytes(data)
+    except ValueError as error:
+        raise MessageError(f"{len(data)} bytes are no array of items of {values.itemsize} bytes") from error
     if _SWAP:
         values.byteswap()
-    return values

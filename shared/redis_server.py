@@ -119,6 +119,11 @@ class RedisServer:
         """The server's process."""
         return self._pid
 
+    @property
+    def directory(self) -> Path:
+        """Where its data, its log and its socket are."""
+        return self._directory
+
     def kill(self) -> None:
         """Crash the server, as `kill -9` does. Its data stays for `restart`."""
         os.kill(self._pid, signal.SIGKILL)

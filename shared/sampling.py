@@ -1,8 +1,13 @@
 """How the next token is chosen, as it crosses the bus. People's input is validated at the HTTP edge and in `LLM`."""
 
 from enum import IntEnum
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
+
+MAX_CHOICES: Final = 128
+"""Of one request."""
 
 
 class FinishCode(IntEnum):
@@ -67,10 +72,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
-    max_tokens: int = 16
+    max_tokens: Annotated[int, Meta(ge=1)] = 16
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
-    n: int = 1
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()

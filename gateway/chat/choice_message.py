@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.chat.message_parser import MessageDelta, MessageParser
 from gateway.chat.reasoning import ReasoningFormat, ReasoningSplitter, Start
 from gateway.streaming.token_logprobs import TokenLogprobs
@@ -95,7 +97,8 @@ class ChoiceMessage:
             parsed.append(self._parser.finish())
         calls = [call for part in parsed for call in self._calls(part)]
         self._has_calls |= bool(calls)
-        return delta._replace(
+        return msgspec.structs.replace(
+            delta,
             text="".join(part.content for part in parsed),
             reasoning="".join(part.reasoning for part in parsed) if self._reading.shows_reasoning else "",
             calls=calls,

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.grammars.output_grammar import Constraint, GrammarText
 from gateway.tokenizers.tokenizer import Tokenizer
-from shared.errors import GrammarError, InvalidRequestError
+from shared.errors import GrammarError, InvalidRequestError, ServiceUnavailableError
 from shared.grammar import GrammarCompiler
 
 MAX_CHARACTERS: Final = 256 * 1024
@@ -37,6 +37,7 @@ class GrammarCheck:
 
         Raises:
             InvalidRequestError: it cannot; the error names the field to blame.
+            ServiceUnavailableError: this machine is too busy to find out.
         """
         reason = await self._fault(source)
         if reason is None:
@@ -58,6 +59,9 @@ class GrammarCheck:
                 await asyncio.wait_for(asyncio.to_thread(self._compiler.compile, source), _TIMEOUT_S)
             except GrammarError as error:
                 return str(error)
-            except TimeoutError:
-                return f"compiling it takes longer than {_TIMEOUT_S:.0f} s"
+            except TimeoutError as error:
+                # No grammar within the limits of work takes that long: it is the machine.
+                raise ServiceUnavailableError(
+                    f"the gateway is too busy to compile a grammar within {_TIMEOUT_S:.0f} s; send the request again"
+                ) from error
         return None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from gateway.completions.completion import Completion
+from gateway.http.body_writer import BodyWriter, body_writer_of
 from gateway.http.sse import DONE, EventWriter, event
 from gateway.protocol.errors import as_request_error, error_json
 from gateway.text.choice_text import TextDelta
@@ -120,18 +121,21 @@ class EventStreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream, unless the client hangs up."""
         try:
-            await while_connected(receive, self._stream(send))
+            await while_connected(receive, self._stream(send, body_writer_of(scope)))
         except ClientDisconnect:
             _logger.debug("the client hung up")
         finally:
             self._completion.close()
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, direct: BodyWriter | None) -> None:
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": self.raw_headers})
         await self._send_part(send, self._writer.opening(self._completion.prompts))
         try:
             while not self._completion.is_done:
-                await self._send_part(send, b"".join(self._events(await self._completion.next())))
+                if direct is not None and direct.is_ready():
+                    await self._stream_directly(direct)
+                else:
+                    await self._send_part(send, self._events(await self._completion.next()))
         except ClientDisconnect:
             raise
         except Exception as error:
@@ -142,10 +146,26 @@ class EventStreamResponse(Response):
                 await self._send_part(send, self._writer.usage(self._completion.usage))
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
-    def _events(self, deltas: Iterable[TextDelta]) -> Iterator[bytes]:
-        for delta in deltas:
-            usage = self._completion.usage if self._writer.wants_continuous_usage else None
-            yield self._writer.delta(delta, usage)
+    async def _stream_directly(self, direct: BodyWriter) -> None:
+        """Have whoever brings tokens write them, until all are there or the client reads too slowly."""
+        completion = self._completion
+
+        def write_news() -> bool:
+            if data := self._events(completion.take()):
+                direct.write(data)
+            return direct.is_ready() and not completion.is_done
+
+        try:
+            await completion.wait(write_news)
+        finally:
+            direct.flush()
+
+    def _events(self, deltas: Iterable[TextDelta]) -> bytes:
+        """Those of deltas that are made one by one, with the tokens used as of each."""
+        completion, writer = self._completion, self._writer
+        if not writer.wants_continuous_usage:
+            return b"".join([writer.delta(delta) for delta in deltas])
+        return b"".join([writer.delta(delta, completion.usage) for delta in deltas])
 
     async def _send_part(self, send: Send, data: bytes) -> None:
         """Send a piece, and wait until little of it is left to be read."""

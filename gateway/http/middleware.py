@@ -1,14 +1,18 @@
 """What surrounds every route: a name for each request, and an end for exceptions that nobody expected."""
 
 import asyncio
+import logging
 import uuid
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.protocol.errors import error_response
 from shared.errors import ServiceUnavailableError
+
+_logger = logging.getLogger(__name__)
 
 _HEADER: Final = "x-request-id"
 _ENDING: Final = ServiceUnavailableError("the gateway is shutting down; send the request again")
@@ -46,6 +50,8 @@ class RequestBoundary:
         except asyncio.CancelledError:  # by the server, which ends and has waited long enough
             if not has_started:
                 await error_response(_ENDING)(scope, receive, send_named)
+        except ClientDisconnect:
+            _logger.debug("the client hung up before its request was whole")
         except Exception as error:
             if has_started:
                 raise

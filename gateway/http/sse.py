@@ -35,6 +35,7 @@ class EventWriter:
         self._shape = shape
         self._num_choices = num_choices
         self._numbers = numbers
+        self._follows_tokens = shape.detail.follows_tokens
         self._around_text = [self._halves(choice) for choice in range(num_choices)]
 
     @property
@@ -61,7 +62,7 @@ class EventWriter:
         """More text, or the end of a choice, or both; nothing if there is neither."""
         data = b""
         is_message = bool(delta.reasoning or delta.calls)
-        if self._shape.detail.follows_tokens or is_message:
+        if self._follows_tokens or is_message:
             if delta.text or delta.token_ids or is_message:
                 data = self._numbered(delta.choice, event(self._shape.text_chunk(delta, usage)))
         elif delta.text:

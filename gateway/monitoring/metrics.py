@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.monitoring.tallies import TokenCounter, TokenHistogram
 from shared.messages import PoolStatus
 
 _LABELS: Final = ("model_name", "engine")
@@ -27,9 +28,11 @@ class GatewayMetrics:
 
     def __init__(self, model_name: str) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._pool = _PoolCollector((model_name, _ENGINE))
         self._registry.register(self._pool)
         labels = (model_name, _ENGINE)
+        by_name = dict(zip(_LABELS, labels, strict=True))
 
         def counter(name: str, documentation: str) -> Counter:
             return Counter(name, documentation, _LABELS, registry=self._registry).labels(*labels)
@@ -38,17 +41,21 @@ class GatewayMetrics:
             return Histogram(name, documentation, _LABELS, registry=self._registry, buckets=buckets).labels(*labels)
 
         self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of accepted requests.")
-        self.generation_tokens = counter("vllm:generation_tokens", "Output tokens received from the pool.")
+        self.generation_tokens = TokenCounter(
+            "vllm:generation_tokens", "Output tokens received from the pool.", by_name
+        )
         self.first_token_s = histogram(
             "vllm:time_to_first_token_seconds", "From the request to its first token.", _FIRST_TOKEN_BUCKETS_S
         )
-        self.inter_token_s = histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens of a choice.", _INTER_TOKEN_BUCKETS_S
+        self.inter_token_s = TokenHistogram(
+            "vllm:inter_token_latency_seconds", "Between two tokens of a choice.", by_name, _INTER_TOKEN_BUCKETS_S
         )
         self.request_s = histogram(
             "vllm:e2e_request_latency_seconds", "From the request to its last token.", _REQUEST_BUCKETS_S
         )
         self.resumed = counter("pagestream_streams_resumed", "Calls that were gone on with on another connection.")
+        self._registry.register(self.generation_tokens)
+        self._registry.register(self.inter_token_s)
         self._labels = labels
         self._finished = Counter(
             "vllm:request_success",

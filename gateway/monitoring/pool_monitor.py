@@ -43,6 +43,11 @@ class PoolMonitor:
         self._bus_fault: str | None = None
         self.status: PoolStatus | None = None
 
+    @property
+    def epoch(self) -> int | None:
+        """The leading scheduler's term, or None while nobody leads."""
+        return self.status.epoch if self.status else None
+
     async def refresh(self) -> None:
         """Say that this gateway lives, and ask how the pool is."""
         try:

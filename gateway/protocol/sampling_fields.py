@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from shared.sampling import MAX_CHOICES
+
 MAX_STOP_STRINGS: Final = 16
 _MAX_STOP_CHARACTERS: Final = 1024
 _MAX_BAD_WORDS: Final = 256
@@ -49,7 +51,7 @@ class SamplingFields(BaseModel):
     bad_words: list[StopString] = Field(default=[], max_length=_MAX_BAD_WORDS)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     min_tokens: int = Field(default=0, ge=0)
-    n: int = Field(default=1, ge=1, le=128)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     stop: Annotated[
         list[StopString],
         BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),

@@ -97,5 +97,5 @@ def restored(record: StreamRecord, checkpoints: Iterable[Checkpoint], num_choice
             stream.choice(handle).prompt_logprobs.update(told)
         for item in checkpoint.items:
             stream.choice(item.handle).accept(item, now_s)
-            stream.notify(item.handle)
+            stream.note(item.handle)
     return stream

@@ -4,9 +4,14 @@ Publishing may lose messages and may repeat them. Two things reveal it: a batch 
 something for this gateway, and each item names the place of its tokens in the choice's output.
 """
 
+from __future__ import annotations  # array[int] is a type from Python 3.12 on
+
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final, cast
+
+import msgspec
 
 from gateway.streaming.token_logprobs import TokenLogprobs, unpack_logprobs
 from shared.errors import MessageError
@@ -17,6 +22,9 @@ from shared.sampling import FinishCode
 
 QUIET_S: Final = 0.25
 """A choice that has heard nothing for that long, or for four times its usual interval, may have lost something."""
+
+_FINISH_CODES: Final = {code.value: code for code in FinishCode}
+"""Calling the enum takes five times as long, and is done for each token."""
 
 _QUIET_INTERVALS: Final = 4.0
 _INTERVAL_WEIGHT: Final = 0.2
@@ -67,7 +75,7 @@ class WriterCursors:
         self._steps = {writer: step for writer, step in self._steps.items() if writer in kept}
 
 
-class TokenItem(NamedTuple):
+class TokenItem(msgspec.Struct, frozen=True, gc=False):
     """One choice's part of a batch.
 
     Attributes:
@@ -90,17 +98,20 @@ def items_of(batch: TokenBatch) -> Iterator[TokenItem]:
     Raises:
         MessageError: the arrays contradict each other.
     """
-    handles, indices = unpack_u32(batch.handles), unpack_u32(batch.indices)
-    tokens, cached = unpack_u32(batch.tokens), iter(unpack_u32(batch.cached))
+    handles = cast("list[Handle]", unpack_u32(batch.handles).tolist())
+    indices = unpack_u32(batch.indices).tolist()
+    tokens, cached = unpack_u32(batch.tokens).tolist(), iter(unpack_u32(batch.cached))
     if not len(handles) == len(indices) == len(batch.counts) == len(batch.finishes) or sum(batch.counts) != len(tokens):
         raise MessageError(f"the arrays of batch {batch.step} of {batch.worker_id} have different lengths")
+    if max(batch.finishes, default=0) > max(FinishCode):
+        raise MessageError(f"batch {batch.step} of {batch.worker_id} ends a choice in an unknown way")
     logprobs = {span.handle: span for span in batch.logprobs}
     start = 0
     for handle, position, count, finish in zip(handles, indices, batch.counts, batch.finishes, strict=True):
         stop = start + count
         num_cached = next(cached, 0) if position == 0 else 0
-        told = _told(logprobs.get(Handle(handle)), position, count)
-        yield TokenItem(Handle(handle), position, tokens[start:stop], FinishCode(finish), num_cached, told)
+        told = _told(logprobs.get(handle), position, count) if logprobs else ()
+        yield TokenItem(handle, position, tokens[start:stop], _FINISH_CODES[finish], num_cached, told)
         start = stop
 
 
@@ -118,6 +129,7 @@ class ChoiceStream:
 
     Attributes:
         handle: Its name on the bus.
+        output: All tokens put in order so far, u32.
         finish: RUNNING until its last token has been taken in.
         fault: Why it ended, if it ended with an error.
         num_cached_tokens: Of its prompt.
@@ -132,10 +144,10 @@ class ChoiceStream:
         self.num_cached_tokens = 0
         self.prompt_logprobs: dict[int, TokenLogprobs] = {}
         self.embedding: bytes | None = None
-        self._tokens: list[int] = []
+        self.output: array[int] = array("I")
+        self._num_taken = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._num_tokens = 0
-        self._ahead: dict[int, TokenItem] = {}
+        self._ahead: dict[int, TokenItem] = {}  # by position; empty once it is finished
         self._heard_s = now_s
         self._interval_s = 0.0
 
@@ -147,12 +159,12 @@ class ChoiceStream:
     @property
     def has_gap(self) -> bool:
         """Whether later tokens are here and the next ones are missing."""
-        return bool(self._ahead) and not self.is_finished
+        return bool(self._ahead)
 
     @property
     def num_tokens(self) -> int:
         """Tokens put in order so far."""
-        return self._num_tokens
+        return len(self.output)
 
     def is_quiet(self, now_s: float) -> bool:
         """Whether it has heard nothing for longer than is usual."""
@@ -160,15 +172,15 @@ class ChoiceStream:
 
     def accept(self, item: TokenItem, now_s: float) -> None:
         """Take in what is new of an item, and what has waited for it."""
-        if self.is_finished:
+        if self.finish:
             return
-        if item.position > self._num_tokens:
+        if item.position > self.num_tokens:
             known = self._ahead.get(item.position)
             if known is None or len(known.tokens) < len(item.tokens):
                 self._ahead[item.position] = item
             return
         self._append(item)
-        while self.has_gap and (position := min(self._ahead)) <= self._num_tokens:
+        while self._ahead and (position := min(self._ahead)) <= self.num_tokens:
             self._append(self._ahead.pop(position))
         self._interval_s += _INTERVAL_WEIGHT * (now_s - self._heard_s - self._interval_s)
         self._heard_s = now_s
@@ -182,19 +194,29 @@ class ChoiceStream:
         """End it with an error, unless it has ended."""
         if not self.is_finished:
             self.finish, self.fault = FinishCode.ERROR, fault
+            self._ahead.clear()
+
+    def stop(self) -> None:
+        """End it here: nobody wants its further tokens."""
+        if not self.is_finished:
+            self.finish = FinishCode.STOP
+            self._ahead.clear()
 
     def take(self) -> tuple[list[int], list[TokenLogprobs]]:
         """The tokens since the last call, and their log-probabilities if the request asks for them."""
-        taken = self._tokens, self._logprobs
-        self._tokens, self._logprobs = [], []
+        taken = self.output[self._num_taken :].tolist(), self._logprobs
+        self._num_taken, self._logprobs = len(self.output), []
         return taken
 
     def _append(self, item: TokenItem) -> None:
-        num_known = self._num_tokens - item.position
-        new = item.tokens[num_known:]
-        if item.position == 0 and not self._num_tokens:
+        new, logprobs = item.tokens, item.logprobs
+        if not self.output:
             self.num_cached_tokens = item.num_cached_tokens
-        self._tokens.extend(new)
-        self._logprobs.extend(item.logprobs[num_known:])
-        self._num_tokens += len(new)
+        elif num_known := self.num_tokens - item.position:
+            new, logprobs = new[num_known:], logprobs[num_known:]
+        self.output.extend(new)
+        if logprobs:
+            self._logprobs += logprobs
         self.finish = item.finish
+        if self.finish:
+            self._ahead.clear()

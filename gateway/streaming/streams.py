@@ -7,7 +7,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from gateway.streaming.gap import QUIET_S, ChoiceStream
 from gateway.streaming.routing import ListWriters, ReadLog, Routing
@@ -28,7 +30,11 @@ _LAST_CANCELS_S: Final = 0.5
 """At the end, how long cancels that are under way are waited for: the scheduler will miss us and cancel by itself."""
 
 
-class ChoiceDelta(NamedTuple):
+OnNews = Callable[[], bool]
+"""Takes news in the call that brings them. Whether it wants to be called again."""
+
+
+class ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     """What one choice got since it was last looked at.
 
     Attributes:
@@ -46,36 +52,58 @@ class ChoiceDelta(NamedTuple):
 
 
 class TokenStream:
-    """The choices of one API call, for the one task that waits for them."""
+    """The choices of one API call, for the one task that waits for them.
+
+    Attributes:
+        first_handle: The handle of the first choice; the others follow.
+    """
 
     def __init__(self, choices: list[ChoiceStream]) -> None:
         self.choices = tuple(choices)
+        self.first_handle = choices[0].handle
         self._changed: dict[int, None] = {}
         self._waiter: asyncio.Future[None] | None = None
+        self._on_news: OnNews | None = None
 
-    @property
-    def first_handle(self) -> Handle:
-        """The handle of the first choice; the others follow."""
-        return self.choices[0].handle
+    async def wait(self, on_news: OnNews | None = None) -> None:
+        """Wait for news.
+
+        Args:
+            on_news: Waits on instead, and is called with all news as they come, until it has had enough. What it raises
+                is raised here.
+        """
+        if self._changed and (on_news is None or not on_news()):
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._on_news = on_news
+        await self._waiter
 
     def choice(self, handle: Handle) -> ChoiceStream:
         """The choice with this handle."""
         return self.choices[handle - self.first_handle]
 
-    async def next(self) -> list[ChoiceDelta]:
-        """Wait for news, and return all there is."""
-        while not self._changed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+    def take(self) -> list[ChoiceDelta]:
+        """All news there are."""
         changed, self._changed = self._changed, {}
         choices = self.choices
         return [ChoiceDelta(i, *choices[i].take(), choices[i].finish, choices[i].fault) for i in changed]
 
-    def notify(self, handle: Handle) -> None:
-        """Say that a choice has news."""
+    def note(self, handle: Handle) -> None:
+        """A choice has news, which are told later."""
         self._changed[handle - self.first_handle] = None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+
+    def tell(self) -> None:
+        """Tell whoever waits."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        try:
+            waits_on = self._on_news is not None and self._on_news()
+        except Exception as error:
+            waiter.set_exception(error)
+        else:
+            if not waits_on:
+                waiter.set_result(None)
 
 
 class TokenRouter:
@@ -164,11 +192,15 @@ class TokenRouter:
         assert not self._streams, f"handles {sorted(self._streams)} were never closed"
         assert not self._cancels, f"{len(self._cancels)} cancels are still being sent"
 
+    async def read_logs(self) -> None:
+        """Apply whatever the logs hold beyond what has been read, if the bus answers."""
+        self._routing.read_all()
+        await self._read()
+
     async def run(self) -> None:
         """Route tokens and watch for silence until cancelled; cancels under way are still sent if that goes quickly."""
         try:
-            self._routing.read_all()  # what stood in the logs before is passed over
-            await self._read()
+            await self.read_logs()  # what stood in the logs before is passed over
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(self._follow_feed), name="token feed")
                 tasks.create_task(self._keep(self._watch), name="token watchdog")
@@ -225,8 +257,13 @@ class TokenRouter:
         self._can_read_logs = True
 
     def _notify(self) -> None:
+        told: dict[TokenStream, None] = {}
         for handle in self._routing.take_changed():
-            self._streams[handle].notify(handle)
+            stream = self._streams[handle]
+            stream.note(handle)
+            told[stream] = None
+        for stream in told:
+            stream.tell()
 
     async def _send_cancel(self, message: Cancel) -> None:
         for attempt in range(1, _CANCEL_ATTEMPTS + 1):

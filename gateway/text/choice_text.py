@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from gateway.protocol.openai_responses import FinishReason
 from gateway.streaming.token_logprobs import ScoredToken, TokenLogprobs
 from gateway.text.stopping import Checked, StopStringMatcher
@@ -27,7 +29,7 @@ class ToolCall(NamedTuple):
     arguments: str
 
 
-class TextDelta(NamedTuple):
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """More text of a choice, which may be none yet.
 
     Attributes:
@@ -52,7 +54,8 @@ class TextDelta(NamedTuple):
 
     def followed_by(self, other: "TextDelta") -> "TextDelta":
         """Both in one."""
-        return other._replace(
+        return msgspec.structs.replace(
+            other,
             text=self.text + other.text,
             token_ids=[*self.token_ids, *other.token_ids],
             scored=[*self.scored, *other.scored],
@@ -122,6 +125,7 @@ class ChoiceText:
             vocabulary, is_whole_text=rules.is_whole_text, shows_special=rules.shows_special
         )
         self._matcher = StopStringMatcher(rules.stops, shows_stop=rules.includes_stop)
+        self._looks_at_text = bool(rules.stops)
         self._offset = rules.start_offset
         self.num_tokens = 0
         self.num_reasoning_tokens = 0
@@ -129,9 +133,13 @@ class ChoiceText:
 
     def push(self, tokens: Sequence[int], finish: FinishCode, logprobs: Sequence[TokenLogprobs] = ()) -> TextDelta:
         """See `ChoiceReader`."""
+        if not (finish or logprobs or self._looks_at_text):
+            self.num_tokens += len(tokens)
+            return TextDelta(self._choice, self._detokenizer.push(tokens), token_ids=tokens)
         is_stopped = finish is FinishCode.STOP
         shown = tokens[:-1] if is_stopped and not self._rules.includes_stop else tokens
-        text, scored = "", list[ScoredToken]()
+        text = ""
+        scored: list[ScoredToken] = []
         for place, piece in enumerate([[token] for token in shown] if self._rules.stops or logprobs else [shown]):
             self.num_tokens += len(piece)
             if logprobs:

@@ -14,6 +14,8 @@ class IncrementalDetokenizer:
     What all calls return, one after another, is the text of all tokens at once, however they were split over the calls.
     Special tokens have no text, unless they are to be shown by their names. Bytes that are no UTF-8 become U+FFFD as
     soon as that is certain.
+
+    At rest, no half character and no first space is waited for, and a token that is whole characters needs no decoding.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, is_whole_text: bool = False, shows_special: bool = False) -> None:
@@ -26,22 +28,33 @@ class IncrementalDetokenizer:
             shows_special: Whether special tokens are text.
         """
         self._token_bytes = vocabulary.token_bytes
+        self._token_texts = vocabulary.token_texts
         self._special = vocabulary.special_tokens if shows_special else None
         self._decoder = _new_utf8_decoder(errors="replace")
         self._drops_space = is_whole_text and vocabulary.adds_leading_space
+        self._is_at_rest = False
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that has become certain. Ids beyond the vocabulary, which padded models have, stand for nothing."""
+        if self._is_at_rest and len(token_ids) == 1 and token_ids[0] < len(self._token_texts):
+            text = self._token_texts[token_ids[0]]
+            if text is not None:
+                return text
+        return self._decode(token_ids)
+
+    def flush(self) -> str:
+        """End the text: the beginning of a character that never came becomes U+FFFD."""
+        return self._start(self._decoder.decode(b"", final=True))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         table = self._token_bytes
         size = len(table)
         pieces = [table[token] for token in token_ids if token < size]
         if self._special:
             pieces = [self._special.get(token, b"") or table[token] for token in token_ids if token < size]
-        return self._start(self._decoder.decode(b"".join(pieces)))
-
-    def flush(self) -> str:
-        """End the text: the beginning of a character that never came becomes U+FFFD."""
-        return self._start(self._decoder.decode(b"", final=True))
+        text = self._start(self._decoder.decode(b"".join(pieces)))
+        self._is_at_rest = not (self._drops_space or self._special or self._decoder.getstate()[0])
+        return text
 
     def _start(self, text: str) -> str:
         if not self._drops_space or not text:

@@ -22,11 +22,17 @@ class Vocabulary:
         token_bytes: By token id; empty for special tokens, which are never shown.
         adds_leading_space: The tokenizer puts a space before every text, so that a decoded text loses its first one.
         special_tokens: What the special tokens are called.
+        token_texts: By token id; None where the bytes are not whole characters.
     """
 
     token_bytes: tuple[bytes, ...]
     adds_leading_space: bool = False
     special_tokens: Mapping[int, bytes] = field(default_factory=dict)
+    token_texts: tuple[str | None, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Decode each token by itself."""
+        object.__setattr__(self, "token_texts", tuple(map(_text_of, self.token_bytes)))
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer) -> "Vocabulary":
@@ -66,6 +72,13 @@ def byte_alphabet() -> dict[int, str]:
 
 
 _BYTE_OF_CHARACTER: Final = {ord(character): byte for byte, character in byte_alphabet().items()}
+
+
+def _text_of(token: bytes) -> str | None:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, object]]:

@@ -4,24 +4,20 @@ Source: Su et al. 2021; the ways of stretching them as transformers' `modeling_r
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from shared.model_config import ModelConfig, RopeScaling
+from shared.model_config import ModelConfig
+from shared.rotary_config import RotaryConfig
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines of a step's tokens, each [num_tokens, head_dim / 2]."""
 
 
-class RotaryTable:
-    """Cosines and sines by position.
-
-    They depend on the position alone. That differs from transformers in one case: "dynamic" scaling there computes a
-    prompt longer than the model's positions with the frequencies of the whole prompt's length; here each token has
-    those of the length up to itself, as in decoding, so that keys can be shared between prompts and computed in chunks.
-
-    Attributes:
-        cos: [max_positions, head_dim / 2].
-        sin: As `cos`.
-    """
+class RotaryTables:
+    """A table for each way in which a model's layers rotate."""
 
     def __init__(
         self,
@@ -32,97 +28,148 @@ class RotaryTable:
         device: torch.device,
         divisors: Tensor | None,
     ) -> None:
+        """Compute the tables; arguments as of `RotaryTable`."""
+        ways = list(dict.fromkeys(layer.rotary for layer in config.layers))
+        self._tables = [
+            RotaryTable(config, way, max_positions=max_positions, dtype=dtype, device=device, divisors=divisors)
+            for way in ways
+        ]
+        self.table_of_layer = [ways.index(layer.rotary) for layer in config.layers]
+
+    def at(self, positions: Tensor, *, out: Sequence[Rotation] | None = None) -> tuple[Rotation, ...]:
+        """Each table's cosines and sines of positions [num_tokens], in `out` if it is given."""
+        given: Sequence[Rotation | None] = out or [None] * len(self._tables)
+        return tuple(table.at(positions, out=one) for table, one in zip(self._tables, given, strict=True))
+
+
+class RotaryTable:
+    """Cosines and sines by position.
+
+    They depend on the position alone. That differs from transformers in two cases. "dynamic" scaling there computes a
+    prompt longer than the model's positions with the frequencies of the whole prompt's length; here each token has
+    those of the length up to itself, as in decoding, so that keys can be shared between prompts and computed in chunks.
+    "longrope" has there the long factors for sequences that are longer than the model was before stretching; here, as
+    in vLLM, for all sequences if such are served at all.
+
+    Attributes:
+        cos: [max_positions, head_dim / 2]; 1 where a head's numbers are not rotated.
+        sin: As `cos`; 0 there.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rotary: RotaryConfig,
+        *,
+        max_positions: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        divisors: Tensor | None,
+    ) -> None:
         """Compute the table.
 
         Args:
             config: Of the model.
+            rotary: The way to rotate.
             max_positions: Rows of the table.
             dtype: In which it is kept.
             device: Where it is kept.
             divisors: [head_dim / 2], by which a GGUF file says the frequencies are divided.
         """
-        scaling = config.rope_scaling
-        frequencies = _frequencies(config, max_positions)
+        half = config.head_dim // 2
+        if rotary.theta is None:
+            self.cos = torch.ones(max_positions, half, dtype=dtype, device=device)
+            self.sin = torch.zeros(max_positions, half, dtype=dtype, device=device)
+            return
+        way = _Way(rotary, rotary.theta, config.max_position_embeddings)
+        frequencies = way.frequencies(max_positions)
         if divisors is not None:
             frequencies = frequencies / divisors
         angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies
-        scale = _attention_factor(scaling)
-        self.cos = (angles.cos() * scale).to(device, dtype)
-        self.sin = (angles.sin() * scale).to(device, dtype)
+        scale = way.attention_factor()
+        still = half - angles.shape[1]
+        self.cos = torch.nn.functional.pad(angles.cos() * scale, (0, still), value=1.0).to(device, dtype)
+        self.sin = torch.nn.functional.pad(angles.sin() * scale, (0, still)).to(device, dtype)
 
-    def at(self, positions: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def at(self, positions: Tensor, *, out: Rotation | None = None) -> Rotation:
         """Cosines and sines of positions [num_tokens], each [num_tokens, head_dim / 2], in `out` if it is given."""
         cos, sin = out or (None, None)
         return torch.index_select(self.cos, 0, positions, out=cos), torch.index_select(self.sin, 0, positions, out=sin)
 
 
-def _frequencies(config: ModelConfig, max_positions: int) -> Tensor:
-    """Radians each pair turns from one position to the next, [head_dim / 2] or [max_positions, head_dim / 2]."""
-    scaling = config.rope_scaling
-    frequencies = 1.0 / config.rope_theta ** _exponents(config.head_dim)
-    match scaling.rope_type:
-        case "default":
-            return frequencies
-        case "linear":
-            return frequencies / scaling.factor
-        case "dynamic":
-            return _dynamic(config, max_positions)
-        case "yarn":
-            return _yarn(config, frequencies)
-        case "llama3":
-            return _llama3(config, frequencies)
+class _Way:
+    """Frequencies of one way to rotate, of a model with so many positions."""
 
+    def __init__(self, rotary: RotaryConfig, theta: float, positions: int) -> None:
+        self._scaling = rotary.scaling
+        self._theta = theta
+        self._dim = rotary.dim
+        self._positions = positions
+        self._original = rotary.scaling.original_max_positions or positions
+        self._exponents = torch.arange(0, rotary.dim, 2, dtype=torch.float32) / rotary.dim
 
-def _exponents(head_dim: int) -> Tensor:
-    return torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    def frequencies(self, max_positions: int) -> Tensor:
+        """Radians each pair turns from one position to the next, [dim / 2] or [max_positions, dim / 2]."""
+        scaling = self._scaling
+        frequencies = 1.0 / self._theta**self._exponents
+        match scaling.rope_type:
+            case "default":
+                return frequencies
+            case "linear":
+                return frequencies / scaling.factor
+            case "dynamic":
+                return self._dynamic(max_positions)
+            case "yarn":
+                return self._yarn(frequencies)
+            case "llama3":
+                return self._llama3(frequencies)
+            case "longrope":
+                is_long = max_positions > self._original
+                return frequencies / torch.tensor(scaling.long_factor if is_long else scaling.short_factor)
 
+    def attention_factor(self) -> float:
+        """What cosines and sines are multiplied by."""
+        scaling = self._scaling
+        if scaling.rope_type not in {"yarn", "longrope"}:
+            return 1.0
+        if scaling.attention_factor is not None:
+            return scaling.attention_factor
+        if scaling.rope_type == "longrope":
+            factor = self._positions / self._original
+            return math.sqrt(1 + math.log(factor) / math.log(self._original)) if factor > 1 else 1.0
+        if scaling.mscale and scaling.mscale_all_dim:
+            return self._mscale(scaling.mscale) / self._mscale(scaling.mscale_all_dim)
+        return self._mscale(1.0)
 
-def _dynamic(config: ModelConfig, max_positions: int) -> Tensor:
-    factor, trained = config.rope_scaling.factor, config.max_position_embeddings
-    length = torch.arange(1, max_positions + 1, dtype=torch.float32).clamp(min=trained)
-    growth = (factor * length / trained) - (factor - 1)
-    base = config.rope_theta * growth ** (config.head_dim / (config.head_dim - 2))
-    return 1.0 / base[:, None] ** _exponents(config.head_dim)
+    def _mscale(self, weight: float) -> float:
+        factor = self._scaling.factor
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
+    def _dynamic(self, max_positions: int) -> Tensor:
+        factor, trained = self._scaling.factor, self._positions
+        length = torch.arange(1, max_positions + 1, dtype=torch.float32).clamp(min=trained)
+        growth = (factor * length / trained) - (factor - 1)
+        base = self._theta * growth ** (self._dim / (self._dim - 2))
+        return 1.0 / base[:, None] ** self._exponents
 
-def _llama3(config: ModelConfig, frequencies: Tensor) -> Tensor:
-    scaling = config.rope_scaling
-    trained = _original_positions(config)
-    wavelength = 2 * math.pi / frequencies
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    smooth = ((trained / wavelength - low) / (high - low)).clamp(0, 1)
-    return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    def _llama3(self, frequencies: Tensor) -> Tensor:
+        scaling = self._scaling
+        wavelength = 2 * math.pi / frequencies
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        smooth = ((self._original / wavelength - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
 
+    def _yarn(self, frequencies: Tensor) -> Tensor:
+        """Source: Peng et al. 2023."""
+        scaling, dim = self._scaling, self._dim
 
-def _yarn(config: ModelConfig, frequencies: Tensor) -> Tensor:
-    """Source: Peng et al. 2023."""
-    scaling, half = config.rope_scaling, config.head_dim // 2
+        def pair_that_turns(times: float) -> float:
+            ratio = self._original / (times * 2 * math.pi)
+            return dim * math.log(ratio) / (2 * math.log(self._theta))
 
-    def pair_that_turns(times: float) -> float:
-        ratio = _original_positions(config) / (times * 2 * math.pi)
-        return config.head_dim * math.log(ratio) / (2 * math.log(config.rope_theta))
-
-    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
-    if scaling.truncate:
-        first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, config.head_dim - 1)
-    ramp = ((torch.arange(half, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
-    return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
-
-
-def _attention_factor(scaling: RopeScaling) -> float:
-    if scaling.rope_type != "yarn":
-        return 1.0
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-
-    def mscale(weight: float) -> float:
-        return 0.1 * weight * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
-
-    if scaling.mscale and scaling.mscale_all_dim:
-        return mscale(scaling.mscale) / mscale(scaling.mscale_all_dim)
-    return mscale(1.0)
-
-
-def _original_positions(config: ModelConfig) -> int:
-    return config.rope_scaling.original_max_positions or config.max_position_embeddings
+        first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+        if scaling.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, dim - 1)
+        ramp = ((torch.arange(dim // 2, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
+        return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)

@@ -4,7 +4,7 @@
 // every sum has one order: a token's result has the same bits alone, in a batch, in a chunk of any length or after a
 // hit in the prefix cache. A work item is some rows (a row: one query head of one token) that read one key head. Its
 // rows are cut into strips of as many as the registers hold sums for; a strip reads no panel of keys that none of its
-// rows sees.
+// rows sees. Windows and soft caps are a template of their own, so that attention without them pays nothing.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -22,6 +22,8 @@ constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
 constexpr long kPiecesPerThread = 4;  // few enough to ask early for a piece's next item, many enough to share out
 constexpr float kLog2E = 1.44269504f;
+constexpr float kLowest = -1e30f;  // below every score: where a window ends, a row of a strip may see none of a tile
+constexpr long kUnbounded = 1L << 62;
 
 // Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
 constexpr int kStripRows = std::min(kMaxRows, 6);
@@ -73,13 +75,15 @@ class Workspace {
     std::vector<float> floats_;
 };
 
-template <class T>
+// kIsPlain: without window and soft cap.
+template <class T, bool kIsPlain>
 class PagedAttention {
   public:
     PagedAttention(const Batch& batch, const float* query, long num_heads, const CacheShape& shape, const void* keys,
-                   const void* values, float scale, float* y)
+                   const void* values, float scale, long window, float soft_cap, float* y)
         : batch_(batch), shape_(shape), query_(query), keys_((const T*)keys), values_((const T*)values), y_(y),
-          num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), scale_(scale * kLog2E) {}
+          num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), window_(window ? window : kUnbounded),
+          scale_(scale * kLog2E), soft_cap_(soft_cap * kLog2E) {}
 
     void run() const {
         const std::vector<Item> items = work();
@@ -114,21 +118,26 @@ class PagedAttention {
         return batch_.context_lens[item.sequence] - num_tokens + (item.first_row + row) / group_ + 1;
     }
 
+    // The first token that a row with such a context sees.
+    long first_seen(long context) const { return kIsPlain ? 0 : std::max<long>(0, context - window_); }
+
+    long first_tile(const Item& item) const { return first_seen(context_of(item, 0)) / kTile * kTile; }
+
     void attend(const Item* item, const Item* end) const {
         static thread_local Workspace space;
         space.resize(shape_.head_dim);
         Tile<T> tiles[2];
         int current = 0;
-        find(*item, 0, tiles[current]);
+        find(*item, first_tile(*item), tiles[current]);
         for (; item != end; ++item) {
             begin(*item, space);
             const long longest = context_of(*item, item->num_rows - 1);
-            for (long first = 0; first < longest; first += kTile, current ^= 1) {
+            for (long first = first_tile(*item); first < longest; first += kTile, current ^= 1) {
                 Tile<T>& next = tiles[current ^ 1];
                 if (first + kTile < longest)
                     find(*item, first + kTile, next);
                 else if (item + 1 != end)
-                    find(item[1], 0, next);
+                    find(item[1], first_tile(item[1]), next);
                 else
                     next = tiles[current];
                 if constexpr (kHasScales<T>) read_scales(*item, tiles[current]);
@@ -146,7 +155,7 @@ class PagedAttention {
             strip.sums = space.sums + row * dim;
             strip.weights = space.weights + row * kTile;
             std::fill(strip.sums, strip.sums + height * dim, 0.0f);
-            store(strip.maxima, broadcast(-INFINITY));
+            store(strip.maxima, broadcast(kIsPlain ? -INFINITY : kLowest));
             store(strip.totals, zero());
             for (int r = 0; r < height; ++r) {
                 strip.context[r] = context_of(item, row + r);
@@ -177,7 +186,7 @@ class PagedAttention {
             for_strips(item, [&](auto height, long, long i) {
                 Strip& strip = space.strips[i];
                 const long count = std::min<long>(kTile, strip.context[height - 1] - tile.first);
-                if (count > 0) f(height, strip, count);
+                if (count > 0 && first_seen(strip.context[0]) < tile.first + kTile) f(height, strip, count);
             });
         };
         const bool is_alone = item.num_rows <= kStripRows;
@@ -186,7 +195,7 @@ class PagedAttention {
                 score<height, true>(tile, next, count, strip);
             else
                 score<height, false>(tile, next, count, strip);
-            if (strip.context[0] - tile.first >= kTile)
+            if (strip.context[0] - tile.first >= kTile && first_seen(strip.context[height - 1]) <= tile.first)
                 weigh<height, true>(tile, strip);
             else
                 weigh<height, false>(tile, strip);
@@ -262,20 +271,29 @@ class PagedAttention {
     // Scores become weights under the running maximum, times the values' scales; what was summed under the maximum
     // before is to be multiplied by the row's factor.
     template <int R, bool kSeesAll>
-    static void weigh(const Tile<T>& tile, Strip& strip) {
+    void weigh(const Tile<T>& tile, Strip& strip) const {
         const auto seen = [&](int r, int i) {
             return (int)std::clamp<long>(strip.context[r] - tile.first - i * kLanes, 0, kLanes);
         };
+        const auto keep_seen = [&](int r, int i, Vec x, Vec other) {
+            if constexpr (kSeesAll) return x;
+            if constexpr (!kIsPlain) {
+                const long before = first_seen(strip.context[r]) - tile.first - i * kLanes;
+                x = keep_first((int)std::clamp<long>(before, 0, kLanes), other, x);
+            }
+            return keep_first(seen(r, i), x, other);
+        };
         alignas(64) float largest_of[kLanes] = {}, sum_of[kLanes] = {};
         for (int r = 0; r < R; ++r) {
-            Vec most = broadcast(-INFINITY);
+            Vec most = broadcast(kIsPlain ? -INFINITY : kLowest);
 #pragma GCC unroll 4
             for (int i = 0; i < kPanels; ++i) {
                 float* place = strip.weights + r * kTile + i * kLanes;
                 Vec score = load(place);
                 if constexpr (kHasScales<T>) score = mul(score, load(tile.key_scales + i * kLanes));
-                if constexpr (!kSeesAll) score = keep_first(seen(r, i), score, broadcast(-INFINITY));
-                if constexpr (!kSeesAll || kHasScales<T>) store(place, score);
+                if constexpr (!kIsPlain) score = cap(score);
+                score = keep_seen(r, i, score, broadcast(-INFINITY));
+                if constexpr (!kSeesAll || !kIsPlain || kHasScales<T>) store(place, score);
                 most = max(score, most);
             }
             largest_of[r] = largest(most);
@@ -289,7 +307,7 @@ class PagedAttention {
             for (int i = 0; i < kPanels; ++i) {
                 float* place = strip.weights + r * kTile + i * kLanes;
                 Vec weight = exp2(sub(load(place), broadcast(strip.maxima[r])));
-                if constexpr (!kSeesAll) weight = keep_first(seen(r, i), weight, zero());
+                weight = keep_seen(r, i, weight, zero());
                 total = add(total, weight);
                 if constexpr (kHasScales<T>) weight = mul(weight, load(tile.value_scales + i * kLanes));
                 store(place, weight);
@@ -297,6 +315,13 @@ class PagedAttention {
             sum_of[r] = sum(total);
         }
         store(strip.totals, add(mul(load(strip.totals), factor), load(sum_of)));
+    }
+
+    // soft_cap * tanh(score / soft_cap)
+    INLINE Vec cap(Vec score) const {
+        if (soft_cap_ == 0) return score;
+        const Vec growth = exp2(mul(score, broadcast(2 * kLog2E / soft_cap_))), one = broadcast(1.0f);
+        return mul(broadcast(soft_cap_), sub(one, div(broadcast(2.0f), add(growth, one))));
     }
 
     // sums[r] = sums[r] * factors[r] + weights[r][t] * value[t], in order of t.
@@ -338,18 +363,23 @@ class PagedAttention {
     const float* query_;
     const T *keys_, *values_;
     float* y_;
-    long num_heads_, group_;
-    float scale_;
+    long num_heads_, group_, window_;
+    float scale_, soft_cap_;  // times the logarithm of e to base 2, as all scores are
 };
 
 }  // namespace
 }  // namespace pagestream
 
 void paged_attention(const Batch* batch, const float* query, int64_t num_heads, const CacheShape* shape,
-                     const void* keys, const void* values, float scale, float* y) {
+                     const void* keys, const void* values, float scale, int64_t window, float soft_cap, float* y) {
     using namespace pagestream;
+    const auto run_as = [&](auto number, auto is_plain) {
+        using Attention = PagedAttention<decltype(number), is_plain>;
+        Attention(*batch, query, num_heads, *shape, keys, values, scale, window, soft_cap, y).run();
+    };
     const auto run = [&](auto number) {
-        PagedAttention<decltype(number)>(*batch, query, num_heads, *shape, keys, values, scale, y).run();
+        if (window || soft_cap != 0) return run_as(number, std::false_type());
+        run_as(number, std::true_type());
     };
     switch (shape->format) {
         case kFloat32: return run(float());

@@ -42,7 +42,11 @@ void repeat_calls(const Call* calls, int64_t num_calls) {
             case kGatherRowsInt8: call(gather_rows_int8, words); break;
             case kRmsNorm: call(rms_norm, words); break;
             case kAddRmsNorm: call(add_rms_norm, words); break;
+            case kAddNumbers: call(add_numbers, words); break;
+            case kScaleNumbers: call(scale_numbers, words); break;
             case kSiluAndMul: call(silu_and_mul, words); break;
+            case kGeluAndMul: call(gelu_and_mul, words); break;
+            case kNormHeads: call(norm_heads, words); break;
             case kRotateAndWrite: call(rotate_and_write, words); break;
             case kPagedAttention: call(paged_attention, words); break;
         }

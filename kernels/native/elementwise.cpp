@@ -1,4 +1,5 @@
-// RMSNorm, rotary positions with the write to the cache, SwiGLU. Rows are independent of each other.
+// RMSNorm, rotary positions with the write to the cache, gated activations. Rows are independent of each other.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -45,6 +46,28 @@ INLINE void norm_row(const float* x, const float* weight, float eps, int64_t siz
     const Vec factor = broadcast(1.0f / std::sqrt(sum(squares) / (float)size + eps));
     for_vectors(size, [&](int64_t i, int count) {
         store_some(count, y + i, mul(mul(load_some(count, x + i), factor), load_some(count, weight + i)));
+    });
+}
+
+// gates * sigmoid(argument(gates)) * ups of each row.
+template <class Argument>
+void gate_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y, const Argument& argument) {
+    for_rows(num_tokens, size, [&](int64_t row) {
+        const float *gates = x + 2 * row * size, *ups = gates + size;
+        for_vectors(size, [&](int64_t i, int count) {
+            const Vec gate = load_some(count, gates + i), one = broadcast(1.0f);
+            const Vec activated = div(gate, add(one, exp2(mul(argument(gate), broadcast(-kLog2E)))));
+            store_some(count, y + row * size + i, mul(activated, load_some(count, ups + i)));
+        });
+    });
+}
+
+// f(from, count) for pieces of some numbers that are one vector's multiple.
+template <class F>
+void for_pieces(int64_t count, const F& f) {
+    constexpr int64_t kPiece = 1 << 12;
+    parallel_for((count + kPiece - 1) / kPiece, 1, count < kSmallWork, [&](long begin, long end) {
+        f(begin * kPiece, std::min<int64_t>(count, end * kPiece) - begin * kPiece);
     });
 }
 
@@ -100,13 +123,45 @@ void add_rms_norm(const float* x, float* residual, const float* weight, float ep
 }
 
 void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y) {
-    for_rows(num_tokens, size, [&](int64_t row) {
-        const float *gates = x + 2 * row * size, *ups = gates + size;
-        for_vectors(size, [&](int64_t i, int count) {
-            const Vec gate = load_some(count, gates + i), one = broadcast(1.0f);
-            const Vec silu = div(gate, add(one, exp2(mul(gate, broadcast(-kLog2E)))));
-            store_some(count, y + row * size + i, mul(silu, load_some(count, ups + i)));
+    gate_and_mul(x, num_tokens, size, y, [](Vec gate) INLINED { return gate; });
+}
+
+// By the tanh of 0.798 (x + 0.0447 x**3), which is the sigmoid of twice that.
+void gelu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y) {
+    gate_and_mul(x, num_tokens, size, y, [](Vec gate) INLINED {
+        const Vec cubic = fma(mul(gate, gate), broadcast(0.044715f), broadcast(1.0f));
+        return mul(mul(gate, broadcast(1.59576912f)), cubic);
+    });
+}
+
+void add_numbers(const float* x, float* residual, int64_t count) {
+    for_pieces(count, [&](int64_t first, int64_t size) {
+        for_vectors(size, [&](int64_t i, int some) {
+            float* to = residual + first + i;
+            store_some(some, to, add(load_some(some, to), load_some(some, x + first + i)));
         });
+    });
+}
+
+void scale_numbers(float* x, float factor, int64_t count) {
+    for_pieces(count, [&](int64_t first, int64_t size) {
+        for_vectors(size, [&](int64_t i, int some) {
+            float* to = x + first + i;
+            store_some(some, to, mul(load_some(some, to), broadcast(factor)));
+        });
+    });
+}
+
+void norm_heads(float* qkv, const float* query_weight, const float* key_weight, float eps, int64_t num_tokens,
+                int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t is_by_head) {
+    const int64_t width = (num_heads + 2 * num_kv_heads) * head_dim;
+    const auto norm = [&](float* heads, int64_t count, const float* weight) {
+        const int64_t size = is_by_head ? head_dim : count * head_dim;
+        for (float* head = heads; head < heads + count * head_dim; head += size) norm_row(head, weight, eps, size, head);
+    };
+    for_rows(num_tokens, width, [&](int64_t token) {
+        norm(qkv + token * width, num_heads, query_weight);
+        norm(qkv + token * width + num_heads * head_dim, num_kv_heads, key_weight);
     });
 }
 

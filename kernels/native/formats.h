@@ -98,6 +98,23 @@ struct Q4_0 : NibbleBlock {
     }
 };
 
+// d * (quant - z), as AWQ's and GPTQ's groups are: no format of GGUF.
+struct Q4_Z : NibbleBlock {
+    Half d[kLanes], z[kLanes];
+    Nibbles quants;
+
+    INLINE Vec scale() const { return load(d); }
+    INLINE Vec offset() const { return mul(load(d), sub(zero(), load(z))); }
+    float at(int k, int lane) const { return widen(d[lane]) * (quants.get(k, lane) - widen(z[lane])); }
+
+    static constexpr int kSourceBytes = 20;
+    void put(const uint8_t* source, int lane) {
+        memcpy(&d[lane], source, 2);
+        memcpy(&z[lane], source + 2, 2);
+        for (int k = 0; k < kBlock; ++k) quants.put(k, lane, source[4 + k % 16] >> (k < 16 ? 0 : 4) & 0xF);
+    }
+};
+
 // Byte J % 4 of word 4 * (J / 4) + i is quant k = 4 J + i of its row: taken out it is 2**24 times the quant, which the
 // activations take back.
 struct Bytes {

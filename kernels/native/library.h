@@ -5,7 +5,7 @@
 
 extern "C" {
 
-enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0, kInt8 };
+enum Format : int64_t { kFloat32, kFloat16, kBFloat16, kQ4_0, kQ4_1, kQ8_0, kInt8, kQ4_Z };
 
 // Threads of every function below, the caller included; 1 until this is called.
 void set_num_threads(int64_t count);
@@ -52,8 +52,16 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t num_tokens
 // residual += x, y = norm of the sum.
 void add_rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t num_tokens, int64_t size,
                   float* y);
+// residual += x
+void add_numbers(const float* x, float* residual, int64_t count);
+void scale_numbers(float* x, float factor, int64_t count);
 // x: [num_tokens][2 * size], gates first.
 void silu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y);
+void gelu_and_mul(const float* x, int64_t num_tokens, int64_t size, float* y);
+// Norm the queries and the keys of qkv in place: each head by weights [head_dim], or all heads of a token at once by
+// weights of as many numbers.
+void norm_heads(float* qkv, const float* query_weight, const float* key_weight, float eps, int64_t num_tokens,
+                int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t is_by_head);
 
 // keys: [num_blocks][num_kv_heads][head_dim][block_size], values: [num_blocks][num_kv_heads][block_size][head_dim],
 // both in `format`, one of the first three or kInt8, whose rows are four bytes longer than head_dim (cache.h).
@@ -73,13 +81,15 @@ struct Batch {
     int64_t num_seqs, max_blocks;
 };
 
+// window: tokens that a token sees, itself included, 0 for all; soft_cap: scores become soft_cap * tanh(score / soft_cap),
+// 0 for none.
 void paged_attention(const Batch* batch, const float* query, int64_t num_heads, const CacheShape* shape,
-                     const void* keys, const void* values, float scale, float* y);
+                     const void* keys, const void* values, float scale, int64_t window, float soft_cap, float* y);
 
 // A call of one of these functions with its arguments, each in a word's low bytes: what a step of the model is made of.
 enum Function : int64_t {
-    kLinear, kLinearInt8, kLinearInt8Blocks, kGatherRows, kGatherRowsInt8, kRmsNorm, kAddRmsNorm, kSiluAndMul,
-    kRotateAndWrite, kPagedAttention
+    kLinear, kLinearInt8, kLinearInt8Blocks, kGatherRows, kGatherRowsInt8, kRmsNorm, kAddRmsNorm, kAddNumbers, kScaleNumbers,
+    kSiluAndMul, kGeluAndMul, kNormHeads, kRotateAndWrite, kPagedAttention
 };
 enum : int64_t { kMaxArguments = 10 };
 struct Call {

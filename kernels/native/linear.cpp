@@ -187,6 +187,7 @@ void with_format(long format, F f) {
         case kBFloat16: return f(Dense<BFloat>());
         case kQ4_0: return f(Blocks<Q4_0>());
         case kQ4_1: return f(Blocks<Q4_1>());
+        case kQ4_Z: return f(Blocks<Q4_Z>());
         default: return f(Blocks<Q8_0>());
     }
 }

@@ -237,6 +237,7 @@ void linear_int8_blocks(const Matrix* matrix, const float* x, int64_t num_tokens
     switch (matrix->format) {
         case kQ4_0: return block_rows<Int8Rows<Q4_0>, Q4_0>(*matrix, x, num_tokens, y, ldy);
         case kQ4_1: return block_rows<Int8Rows<Q4_1>, Q4_1>(*matrix, x, num_tokens, y, ldy);
+        case kQ4_Z: return block_rows<Int8Rows<Q4_Z>, Q4_Z>(*matrix, x, num_tokens, y, ldy);
         default: return block_rows<Int8Rows<Q8_0>, Q8_0>(*matrix, x, num_tokens, y, ldy);
     }
 }

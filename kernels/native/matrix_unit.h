@@ -191,13 +191,17 @@ INLINE void expand_quants(const Bytes& quants, UnitTile<uint16_t>& to) {
 
 template <class Quants>
 struct UnitFormat<Blocks<Quants>> {
-    static constexpr bool kExists = true, kIsScaled = true, kHasOffset = std::is_same_v<Quants, Q4_1>;
+    static constexpr bool kExists = true, kIsScaled = true, kHasZero = std::is_same_v<Quants, Q4_Z>;
+    static constexpr bool kHasOffset = std::is_same_v<Quants, Q4_1> || kHasZero;
 
     INLINE static void expand(const uint8_t* panel, long block, long, UnitBlock& to) {
         const Quants& from = ((const Quants*)panel)[block];
         const Vec scale = load(from.d);
         store(to.scale, std::is_same_v<Quants, Q8_0> ? mul(scale, broadcast(Q8_0::kPlaces[0])) : scale);
-        if constexpr (kHasOffset) store(to.offset, fma(scale, broadcast(8.0f), load(from.m)));
+        if constexpr (kHasZero)
+            store(to.offset, mul(scale, sub(broadcast(8.0f), load(from.z))));
+        else if constexpr (kHasOffset)
+            store(to.offset, fma(scale, broadcast(8.0f), load(from.m)));
         expand_quants(from.quants, to.weights);
     }
 };

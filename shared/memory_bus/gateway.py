@@ -1,7 +1,7 @@
 """A gateway's side of the in-memory bus."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from shared.admission import queue_full
 from shared.ids import GatewayId, StepId, WorkerId
@@ -28,8 +28,8 @@ class MemoryGatewayBus:
         """This gateway's name on the bus."""
         return self._gateway_id
 
-    async def submit(self, message: Submit, *, max_requests: int) -> None:
-        """Enqueue a request.
+    async def submit(self, message: Submit, *, max_requests: int) -> str:
+        """Enqueue a request; returns its entry.
 
         Raises:
             QueueFullError: `max_requests` requests are already in the pool.
@@ -39,8 +39,25 @@ class MemoryGatewayBus:
             num_requests = len(self._state.requests)
             if num_requests >= max_requests:
                 raise queue_full(num_requests, status)
-            self._state.requests.add(message)
+            entry = self._state.requests.add(message)
             self._state.notify()
+            return entry
+
+    async def resubmit(self, message: Submit) -> str:
+        """Enqueue a request that was accepted before, however many there are; returns its new entry."""
+        with self._state.changed:
+            entry = self._state.requests.add(message)
+            self._state.notify()
+            return entry
+
+    async def missing(self, entries: Sequence[str]) -> set[str]:
+        """Those entries that are no longer there: their requests have ended."""
+        with self._state.changed:
+            return {entry for entry in entries if entry not in self._state.requests}
+
+    async def incarnation(self) -> str:
+        """Names the data, which lives as long as this process."""
+        return "memory"
 
     async def num_requests(self) -> int:
         """Requests in the pool, waiting or running."""

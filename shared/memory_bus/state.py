@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, SEALED_TTL_S, Delivery
-from shared.errors import SealedError
+from shared.errors import LogLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
 from shared.messages import Inbound, PoolStatus, StepPlan, StepResult, TokenBatch, WorkerStatus
 
@@ -56,10 +56,15 @@ class Inbox:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.pending)
 
-    def add(self, message: Inbound) -> None:
-        """Append a message."""
+    def __contains__(self, entry: str) -> bool:
+        return entry in self.waiting or entry in self.pending
+
+    def add(self, message: Inbound) -> str:
+        """Append a message; returns its entry."""
         self.num_added += 1
-        self.waiting[f"{self.name}:{self.num_added}"] = message
+        entry = f"{self.name}:{self.num_added}"
+        self.waiting[entry] = message
+        return entry
 
     def take(self, scheduler: str) -> list[Delivery]:
         """Deliver what waits."""
@@ -125,21 +130,24 @@ class PoolState:
             with self.changed:
                 self._sleepers.discard(sleeper)
 
-    def add_writer(self, writer: WorkerId) -> None:
-        """Give a writer its streams, if it has none."""
-        self.results.setdefault(writer, Stream(RESULT_RETENTION))
-        self.plans.setdefault(writer, Stream(PLAN_RETENTION))
+    def add_writer(self, writer: WorkerId, *, after: StepId = BEFORE_FIRST_STEP) -> None:
+        """Give a writer its streams, if it has none; their ids are above `after`."""
+        self.results.setdefault(writer, Stream(RESULT_RETENTION, after))
+        self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
 
-    def emit(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, writer: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the log and publish, as one act.
 
         Raises:
             SealedError: the log is sealed, or unknown; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
         """
         with self.changed:
             stream = self.results.get(writer)
             if stream is None:
                 raise SealedError(f"{writer} is not among the writers")
+            if stream.last < previous and not stream.last.is_seal:
+                raise LogLostError(f"the log of {writer} ends at {stream.last}", last=stream.last)
             if not stream.add(step, result):
                 if stream.entries.get(step) == result:
                     return

@@ -1,7 +1,7 @@
 """A worker's side of the in-memory bus: blocks in the calling thread."""
 
 from shared.errors import SealedError
-from shared.ids import StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.memory_bus.state import PoolState
 from shared.messages import StepPlan, StepResult, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
 
@@ -13,11 +13,11 @@ class MemoryWorkerBus:
         self._state = state
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers."""
+        """Take a new name, and put it among the writers. Earlier leaders cannot write to its streams."""
         with self._state.changed:
             self._state.num_workers += 1
             worker = WorkerId(f"w{self._state.num_workers}")
-            self._state.add_writer(worker)
+            self._state.add_writer(worker, after=StepId(self._state.epoch, 0))
             return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -42,18 +42,19 @@ class MemoryWorkerBus:
         with self._state.changed:
             stream = self._state.plans.get(worker)
             if stream is not None:
-                self._state.changed.wait_for(lambda: stream.last > after, timeout_s)
+                self._state.changed.wait_for(lambda: stream.entries and stream.last > after, timeout_s)
             if stream is None or stream.last.is_seal:
                 raise SealedError(f"{worker} has been sealed")
             return [(step, plan) for step, plan in stream.above(after) if plan is not None]
 
-    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the result stream and publish each batch to its gateway, as one act.
 
         Raises:
             SealedError: the stream has been sealed; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
         """
-        self._state.emit(worker, step, result)
+        self._state.emit(worker, step, result, previous=previous)
 
     def heartbeat(self, status: WorkerStatus) -> None:
         """Say that this worker lives, and how far it is.

@@ -1,29 +1,33 @@
 """Connections to Redis without redis-py's client layer, which doubles the CPU time of a command.
 
-redis-py's `Connection` brings the url, TLS, authentication and the parser. What is added here: one command at a time,
-a limit to every wait, a fresh socket after anything that leaves a reply unread (a cancelled task, a timeout), and our
-own errors. A command is sent twice only if its caller says that this does no harm: then a Redis that has just started
-again, on whose old socket nobody answers, is not even noticed.
+redis-py's `Connection` brings the url, TLS, authentication and the parser, and asks sentinels who the primary is. What
+is added here: one command at a time, a limit to every wait, a fresh socket after anything that leaves a reply unread (a
+cancelled task, a timeout), and our own errors. A command is sent twice only if its caller says that this does no harm:
+then a Redis that has just started again, on whose old socket nobody answers, is not even noticed.
 """
 
 import asyncio
 import re
 import threading
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.connection import AbstractConnection as AsyncRedisConnection
 
 from shared.errors import BusUnavailableError, ConfigurationError, PagestreamError
 from shared.redis_bus.name_lookup import look_up
 from shared.redis_bus.scripts import Script
+from shared.redis_bus.sentinel_url import SentinelUrl
 
 Argument = str | bytes | int | float
 
 _PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
 _UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 OLDEST_VERSION = (6, 2)
+_SENTINEL_TIMEOUT_S: Final = 1.0
 COMMAND_TIMEOUT_S = 5.0
 """For a connection and for a reply, beyond the time that a command may wait in the server."""
 
@@ -37,9 +41,9 @@ class AsyncConnection:
 
     def __init__(self, url: str, name: str) -> None:
         # redis-py's own timeout makes a task for every packet (asyncio.wait_for): a fifth of a command's CPU time.
-        pool = _checked(redis.asyncio.ConnectionPool, url, name, timeout_s=None)
-        self._connection: AsyncRedisConnection = pool.make_connection()
-        self._host: str | None = pool.connection_kwargs.get("host")
+        self._maker = _checked(_ASYNC, url, name, timeout_s=None)
+        self._connection: AsyncRedisConnection = self._maker.make_connection()
+        self._host: str | None = self._maker.connection_kwargs.get("host")
         self._turn = asyncio.Lock()
 
     async def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401 - a reply's shape depends on the command
@@ -99,12 +103,16 @@ class AsyncConnection:
     async def close(self) -> None:
         """Disconnect."""
         await self._connection.disconnect(nowait=True)
+        for sentinel in _sentinels_of(self._maker):
+            await sentinel.aclose()
 
     async def _exchange(self, packed: list[bytes]) -> Any:  # noqa: ANN401
         try:
-            if self._host is not None and not self._connection.is_connected:
-                await asyncio.wrap_future(look_up(self._host))
-            await self._connection.send_packed_command(packed)
+            if not self._connection.is_connected:
+                if self._host is not None:
+                    await asyncio.wrap_future(look_up(self._host))
+                await self._connection.connect()  # type: ignore[no-untyped-call]  # `send_packed_command` asks no sentinel
+            await self._send(packed)
             return await self._connection.read_response()
         except redis.ResponseError:
             raise
@@ -112,14 +120,21 @@ class AsyncConnection:
             await self.close()
             raise
 
+    async def _send(self, packed: list[bytes]) -> None:
+        try:
+            await self._connection.send_packed_command(packed)
+        except RuntimeError as error:
+            # What uvloop says of a socket that was reset while nobody looked, and redis-py does not translate.
+            raise redis.ConnectionError(str(error)) from error
+
 
 class BlockingConnection:
     """One connection of the calling thread; threads take turns. Otherwise as `AsyncConnection`."""
 
     def __init__(self, url: str, name: str) -> None:
-        pool = _checked(redis.ConnectionPool, url, name, timeout_s=COMMAND_TIMEOUT_S)
-        self._connection = pool.make_connection()
-        self._host: str | None = pool.connection_kwargs.get("host")
+        self._maker = _checked(_BLOCKING, url, name, timeout_s=COMMAND_TIMEOUT_S)
+        self._connection = self._maker.make_connection()
+        self._host: str | None = self._maker.connection_kwargs.get("host")
         self._is_connected = False
         self._turn = threading.Lock()
 
@@ -157,11 +172,15 @@ class BlockingConnection:
         """Disconnect."""
         self._is_connected = False
         self._connection.disconnect()
+        for sentinel in _sentinels_of(self._maker):
+            sentinel.close()
 
     def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
         try:
-            if self._host is not None and not self._is_connected:
-                look_up(self._host).result(COMMAND_TIMEOUT_S)
+            if not self._is_connected:
+                if self._host is not None:
+                    look_up(self._host).result(COMMAND_TIMEOUT_S)
+                self._connection.connect()
             self._connection.send_command(*command)
             self._is_connected = True
             if wait_s:
@@ -211,22 +230,53 @@ def check_server(info: bytes) -> None:
         raise ConfigurationError(f"--redis-url: Redis {b'.'.join(found.groups()).decode()} is too old, 6.2 is needed")
 
 
-def _checked(pool: type[Any], url: str, name: str, *, timeout_s: float | None) -> Any:  # noqa: ANN401 - either kind of pool
+def server_process(info: bytes) -> str:
+    """Read the name that a server process gives itself, from its own description."""
+    found = re.search(rb"run_id:(\w+)", info)
+    return found.group(1).decode() if found else ""
+
+
+class _Makers(NamedTuple):
+    """redis-py's pools, which make connections, and its way to ask sentinels; of one kind."""
+
+    pool: type[Any]
+    sentinel_pool: type[Any]
+    sentinels: type[Any]
+
+
+_ASYNC: Final = _Makers(
+    redis.asyncio.ConnectionPool, redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.sentinel.Sentinel
+)
+_BLOCKING: Final = _Makers(redis.ConnectionPool, redis.sentinel.SentinelConnectionPool, redis.sentinel.Sentinel)
+
+
+def _sentinels_of(maker: Any) -> list[Any]:  # noqa: ANN401 - either kind of pool
+    """The clients by which a pool asks sentinels; none if it asks nobody."""
+    manager = getattr(maker, "sentinel_manager", None)
+    return manager.sentinels if manager is not None else []
+
+
+def _checked(makers: _Makers, url: str, name: str, *, timeout_s: float | None) -> Any:  # noqa: ANN401 - either kind of pool
     """A pool as the maker of connections.
 
     Raises:
         ConfigurationError: the url is none that redis-py knows.
     """
-    options: dict[str, object] = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    options: dict[str, object] = {
+        "protocol": 2,
+        "client_name": name,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "decode_responses": False,
+    }
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
     try:
-        return pool.from_url(
-            url,
-            protocol=2,
-            client_name=name,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=COMMAND_TIMEOUT_S,
-            decode_responses=False,
-            **options,
-        )
+        watched = SentinelUrl.parse(url)
+        if watched is None:
+            return makers.pool.from_url(url, **options)
+        asking = {"socket_timeout": _SENTINEL_TIMEOUT_S, "socket_connect_timeout": _SENTINEL_TIMEOUT_S, "protocol": 2}
+        sentinels = makers.sentinels(watched.sentinels, sentinel_kwargs=asking | watched.sentinel_options)
+        return makers.sentinel_pool(watched.service, sentinels, ssl=watched.is_tls, **(watched.options | options))
     except ValueError as error:
         raise ConfigurationError(f"--redis-url is wrong: {error}") from error

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
 from shared.admission import queue_full
@@ -13,8 +13,8 @@ from shared.errors import BusUnavailableError, MessageError
 from shared.ids import GatewayId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import Attach, Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
-from shared.redis_bus.connection import AsyncConnection
-from shared.redis_bus.scripts import ADMIT
+from shared.redis_bus.connection import AsyncConnection, server_process
+from shared.redis_bus.scripts import ADMIT, HELD
 
 _log = logging.getLogger(__name__)
 
@@ -49,16 +49,32 @@ class RedisGatewayBus:
         """This gateway's name on the bus."""
         return self._gateway_id
 
-    async def submit(self, message: Submit, *, max_requests: int) -> None:
-        """Enqueue a request. Not repeated after an error, since it may have been taken in.
+    async def submit(self, message: Submit, *, max_requests: int) -> str:
+        """Enqueue a request; returns its entry. Not repeated after an error, since it may have been taken in.
 
         Raises:
             QueueFullError: `max_requests` requests are already in the pool.
             BusUnavailableError: Redis does not answer.
         """
-        is_in, num_requests = await self._commands.run(ADMIT, [self._keys.requests], max_requests, encode(message))
+        arguments = (max_requests, encode(message))
+        is_in, num_requests, entry = await self._commands.run(ADMIT, [self._keys.requests], *arguments)
         if not is_in:
             raise queue_full(num_requests, await self.pool_status())
+        return str(entry.decode())
+
+    async def resubmit(self, message: Submit) -> str:
+        """Enqueue a request that was accepted before, however many there are; returns its new entry."""
+        entry = await self._commands.call("XADD", self._keys.requests, "*", "d", encode(message))
+        return str(entry.decode())
+
+    async def missing(self, entries: Sequence[str]) -> set[str]:
+        """Those entries that are no longer there: their requests have ended, or Redis has lost them."""
+        held = await self._commands.run(HELD, [self._keys.requests], *entries) if entries else []
+        return {entry for entry, is_held in zip(entries, held, strict=True) if not is_held}
+
+    async def incarnation(self) -> str:
+        """Names the server process: another one may have lost what was written last, or have been a replica."""
+        return server_process(await self._commands.call("INFO", "server", is_repeatable=True))
 
     async def num_requests(self) -> int:
         """Requests in the pool, waiting or running."""

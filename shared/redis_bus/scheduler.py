@@ -1,6 +1,5 @@
 """A scheduler's side of the bus on Redis."""
 
-import time
 import uuid
 from collections.abc import Iterable
 from typing import Self
@@ -15,7 +14,7 @@ from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, deco
 from shared.redis_bus.connection import AsyncConnection, block
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
-from shared.redis_bus.scripts import EMIT, LEASE, RESIGN, SEAL
+from shared.redis_bus.scripts import EMIT, LEASE, REGISTER, RESIGN, SEAL
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
 _PAGE = 64
@@ -34,6 +33,7 @@ class RedisSchedulerBus:
         self._commands = AsyncConnection(url, self._name)
         self._inbox = RedisInbox(url, self._keys, self._name, self._commands)
         self._results: dict[WorkerId, AsyncConnection] = {}
+        self._last_epoch = 0
 
     @classmethod
     async def connect(cls, url: str, pool: str) -> Self:
@@ -50,8 +50,12 @@ class RedisSchedulerBus:
 
     async def acquire_lease(self) -> Epoch | None:
         """Become, or remain, leader. None while another one leads."""
-        epoch = await self._commands.run(LEASE, [self._keys.lead, self._keys.epoch], self._name, _TTL_MS)
-        return Epoch(epoch) if epoch is not None else None
+        keys = [self._keys.lead, self._keys.epoch]
+        epoch = await self._commands.run(LEASE, keys, self._name, _TTL_MS, self._last_epoch)
+        if epoch is None:
+            return None
+        self._last_epoch = epoch
+        return Epoch(epoch)
 
     async def resign(self) -> None:
         """Give the lease up, if it is ours."""
@@ -107,9 +111,10 @@ class RedisSchedulerBus:
             LeaseLostError: a newer leader has written to this stream.
         """
         keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers]
-        seal = StepId(epoch, SEAL_STEP)
+        seal, nobody = StepId(epoch, SEAL_STEP), WorkerId("")
+        streams = self._keys.results(nobody), self._keys.plans(nobody)
         try:
-            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, self._keys.results(WorkerId("")))
+            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, *streams)
         except redis.ResponseError as error:
             if not str(error).startswith("NEWER"):
                 raise
@@ -119,12 +124,12 @@ class RedisSchedulerBus:
         """Write and publish a result under our own writer's id.
 
         Raises:
-            LeaseLostError: a newer leader has sealed our stream.
+            LeaseLostError: a newer leader leads.
         """
-        keys = [self._keys.results(worker), self._keys.writers]
-        await self._commands.call("ZADD", self._keys.writers, "NX", int(time.time()), worker, is_repeatable=True)
+        results, writers = self._keys.results(worker), self._keys.writers
+        await self._commands.run(REGISTER, [results, self._keys.plans(worker), writers, self._keys.epoch], worker)
         try:
-            await self._commands.run(EMIT, keys, *emit_arguments(self._keys, worker, step, result))
+            await self._commands.run(EMIT, [results, writers], *emit_arguments(self._keys, worker, step, result))
         except redis.ResponseError as error:
             if not str(error).startswith("SEALED"):
                 raise

@@ -27,9 +27,11 @@ class Script:
 
 ADMIT = Script.load("admit", is_repeatable=False)
 EMIT = Script.load("emit")
+REGISTER = Script.load("register")
 SEAL = Script.load("seal")
 LEASE = Script.load("lease")
 RESIGN = Script.load("resign")
 ADOPT = Script.load("adopt", is_repeatable=False)
 FINISH = Script.load("finish")
 HEARTBEAT = Script.load("heartbeat")
+HELD = Script.load("held")

@@ -1,14 +1,13 @@
 """A worker's side of the bus on Redis: blocks in the calling thread."""
 
 import secrets
-import time
 from typing import Self
 
 import redis
 
 from shared.bus import LIVENESS_TTL_S
 from shared.errors import SealedError
-from shared.ids import StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import (
     StepPlan,
@@ -21,8 +20,8 @@ from shared.messages import (
     encode,
 )
 from shared.redis_bus.connection import Argument, BlockingConnection, block
-from shared.redis_bus.emission import emit_arguments
-from shared.redis_bus.scripts import EMIT, HEARTBEAT, Script
+from shared.redis_bus.emission import emit_arguments, refusal_of
+from shared.redis_bus.scripts import EMIT, HEARTBEAT, REGISTER, Script
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
 
@@ -50,10 +49,14 @@ class RedisWorkerBus:
         return bus
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter."""
+        """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter.
+
+        Earlier leaders than the one of this moment cannot write to its streams.
+        """
         number = self._commands.call("INCR", self._keys.worker_sequence)
         worker = WorkerId(f"w{number}-{secrets.token_hex(4)}")
-        self._commands.call("ZADD", self._keys.writers, int(time.time()), worker, is_repeatable=True)
+        keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers, self._keys.epoch]
+        self._commands.run(REGISTER, keys, worker)
         return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -83,16 +86,17 @@ class RedisWorkerBus:
             plans.append((step, decode(fields[1], StepPlan)))
         return plans
 
-    def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
+    def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the result stream and publish each batch to its gateway, as one act. The same again is a retry.
 
         Raises:
             SealedError: the stream has been sealed; nothing was published.
+            LogLostError: the log ends before `previous`; nothing was published.
             BusUnavailableError: Redis does not answer; the result may or may not be there.
         """
         keys = [self._keys.results(worker), self._keys.writers]
-        arguments = emit_arguments(self._keys, worker, step, result)
-        self._run_unless_sealed(self._results, EMIT, keys, arguments)
+        arguments = emit_arguments(self._keys, worker, step, result, previous=previous)
+        self._run(self._results, worker, EMIT, keys, arguments)
 
     def heartbeat(self, status: WorkerStatus) -> None:
         """Say that this worker lives, and how far it is.
@@ -102,19 +106,19 @@ class RedisWorkerBus:
             BusUnavailableError: Redis does not answer.
         """
         keys = [self._keys.worker(status.worker_id), self._keys.writers]
-        self._run_unless_sealed(self._commands, HEARTBEAT, keys, [status.worker_id, encode(status), _TTL_MS])
+        arguments: list[Argument] = [status.worker_id, encode(status), _TTL_MS]
+        self._run(self._commands, status.worker_id, HEARTBEAT, keys, arguments)
 
     def close(self) -> None:
         """Release the connections."""
         for connection in (self._commands, self._plans, self._results):
             connection.close()
 
-    def _run_unless_sealed(
-        self, connection: BlockingConnection, script: Script, keys: list[str], arguments: list[Argument]
+    @staticmethod
+    def _run(
+        connection: BlockingConnection, worker: WorkerId, script: Script, keys: list[str], arguments: list[Argument]
     ) -> None:
         try:
             connection.run(script, keys, *arguments)
         except redis.ResponseError as error:
-            if not str(error).startswith("SEALED"):
-                raise
-            raise SealedError(str(error)) from error
+            raise refusal_of(error, worker) from error

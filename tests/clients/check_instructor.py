@@ -4,16 +4,17 @@ import os
 
 import instructor
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 MESSAGES = [{"role": "user", "content": "Bob is five years old."}]
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """Somebody. Left more to say, a small model may not come to an end."""
 
-    name: str
-    age: int
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=20)
+    age: int = Field(ge=0, le=150)
 
 
 for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):

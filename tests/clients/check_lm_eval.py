@@ -21,8 +21,8 @@ with tempfile.TemporaryDirectory() as directory:
         model_args={
             "model": MODEL,
             "base_url": f"{URL}/completions",
-            "tokenizer_backend": None,
-            "tokenized_requests": False,
+            "tokenizer_backend": "huggingface",
+            "tokenizer": os.environ["TOKENIZER"],
             "max_retries": 1,
             "max_length": 1000,
         },

@@ -89,7 +89,7 @@ async def running_gateway(
     """Serve until the block ends; then nothing may be left over."""
     bus = bus or MemoryBus()
     pool = ScriptedPool(bus, answer)
-    chosen = GatewaySettings(**({"pool": "test", "model": "tiny", "shutdown_timeout_s": 0.2} | settings))
+    chosen = GatewaySettings(**({"pool": "test", "model": "tiny", "shutdown_timeout": 0.2} | settings))
     gateway_bus = bus.gateway()
     app = create_app(chosen, gateway_bus, tokenizer, archives or Archives.in_memory(chosen))
     server = GatewayServer(app, chosen)

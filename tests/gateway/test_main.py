@@ -31,7 +31,7 @@ async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_eve
     pool.step_s = 0.002
     pooling = asyncio.create_task(pool.run())
     await eventually(lambda: memory._state.status is not None)
-    settings = GatewaySettings(pool="p", model="tiny", shutdown_timeout_s=0.2)
+    settings = GatewaySettings(pool="p", model="tiny", shutdown_timeout=0.2)
     archives = Archives.in_memory(settings)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, archives, sockets=[listener]))

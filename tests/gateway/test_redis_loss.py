@@ -33,7 +33,7 @@ socket.getaddrinfo = lambda host, *rest, **kw: time.sleep(60) if host == "redis"
 
 @asynccontextmanager
 async def gateway_process(redis_url: str, *, port: int = 0, prelude: str = "") -> AsyncIterator[Process]:
-    settings = f"pool='p', model='demo', port={port}, redis_url={redis_url!r}, shutdown_timeout_s={GRACE_S}"
+    settings = f"pool='p', model='demo', port={port}, redis_url={redis_url!r}, shutdown_timeout={GRACE_S}"
     script = (
         "import sys; from shared.observability import configure_logging; configure_logging('gateway')\n"
         "from gateway.main import run; from gateway.settings import GatewaySettings\n"

@@ -77,8 +77,21 @@ def test_a_quantization_rounds_from_what_the_dtype_gives(config: ModelConfig, na
 
 
 def test_an_unknown_quantization_is_refused(config: ModelConfig) -> None:
-    with pytest.raises(ConfigurationError, match="--quantization 'awq' is not served; use int8, int8-weight-only"):
-        Precision.choose("auto", config, MIXED, CPU_DEVICE, quantization="awq")
+    with pytest.raises(ConfigurationError, match="--quantization 'q5' is not served; use int8, int8-weight-only, the"):
+        Precision.choose("auto", config, MIXED, CPU_DEVICE, quantization="q5")
+
+
+def test_a_checkpoints_own_format_rounds_nothing(config: ModelConfig) -> None:
+    own = replace(config, quantization={"quant_method": "awq", "bits": 4, "group_size": 128})
+    found = Precision.choose("auto", own, MIXED, CPU_DEVICE, quantization="awq")
+    assert found == Precision.choose("auto", own, MIXED, CPU_DEVICE)
+    assert (found.quantization, found.quantization_name) == (None, "awq")
+    assert Precision.choose("auto", own, MIXED, CPU_DEVICE, quantization="int8").quantization_name == "int8"
+    for wrong in (replace(own, quantization={"quant_method": "gptq"}), config):
+        with pytest.raises(
+            ConfigurationError, match=r"--quantization awq names.*(gptq|not quantized).*pagestream quantize"
+        ):
+            Precision.choose("auto", wrong, MIXED, CPU_DEVICE, quantization="awq")
 
 
 @pytest.mark.parametrize("name", list(Quantization))

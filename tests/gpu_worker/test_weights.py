@@ -90,7 +90,7 @@ def test_a_gguf_file_may_divide_the_frequencies(
     config = ModelConfig.from_checkpoint(checkpoint)
     divisors = open_weights(checkpoint, config, dtype=torch.float32, device=CPU).rotary_divisors()
     plain, divided = (
-        RotaryTable(config, max_positions=64, dtype=torch.float32, device=CPU, divisors=given)
+        RotaryTable(config, config.rotary, max_positions=64, dtype=torch.float32, device=CPU, divisors=given)
         for given in (None, divisors)
     )
     torch.testing.assert_close(divided.sin[40, :4], plain.sin[40, :4])

@@ -141,3 +141,30 @@ def test_large_scores_do_not_overflow(ops: Ops) -> None:
     query = torch.randn(2, 2, 16) * 1e4
     found = ops.plan_attention(batch)(query, *caches.own, scale=1.0)
     torch.testing.assert_close(found, REFERENCE.plan_attention(batch)(query, *caches.plain, scale=1.0))
+
+
+@pytest.mark.parametrize("window", [1, 20, 64, 100, None])
+@pytest.mark.parametrize("soft_cap", [2.0, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
+def test_windows_and_soft_caps_agree(ops: Ops, dtype: torch.dtype, window: int | None, soft_cap: float | None) -> None:
+    torch.manual_seed(0)
+    caches = fill(ops, [context for _, context in LENGTHS], heads=3, head_dim=32, block_size=16, dtype=dtype)
+    batch = batch_of(caches, 16, [(i, tokens, context) for i, (tokens, context) in enumerate(LENGTHS)])
+    query = 4 * torch.randn(int(batch.query_start[-1]), 9, 32)
+    how = {"scale": 0.2, "window": window, "soft_cap": soft_cap}
+    expected = REFERENCE.plan_attention(batch)(query, *caches.plain, **how)
+    torch.testing.assert_close(ops.plan_attention(batch)(query, *caches.own, **how), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [20, 64, 100])
+def test_a_windowed_tokens_bits_do_not_depend_on_its_chunk(ops: Ops, window: int) -> None:
+    torch.manual_seed(0)
+    caches = fill(ops, [200], heads=2, head_dim=64, block_size=16, dtype=torch.float32)
+    query = torch.randn(200, 8, 64)
+    how = {"scale": 0.125, "window": window, "soft_cap": 3.0}
+    whole = ops.plan_attention(batch_of(caches, 16, [(0, 200, 200)]))(query, *caches.own, **how)
+    for chunk in (1, 5, 64):
+        for first in range(0, 200, chunk):
+            last = min(200, first + chunk)
+            batch = batch_of(caches, 16, [(0, last - first, last)])
+            assert torch.equal(ops.plan_attention(batch)(query[first:last], *caches.own, **how), whole[first:last])

@@ -84,3 +84,22 @@ def test_int8_is_rounded_to_nearest_even_with_one_scale_a_row(ops: Ops) -> None:
         assert not found[61].any()
         assert torch.equal(found_scales[:62], scales[:62, 0])
         assert found_scales[62:].isnan().all()
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("size", SIZES)
+def test_gelu_sums_and_products_agree(ops: Ops, num_tokens: int, size: int) -> None:
+    x = torch.randn(num_tokens, 2 * size) * torch.tensor([0.01, 1.0, 30.0, 100.0]).repeat(2 * size)[: 2 * size]
+    exact = REFERENCE.gelu_and_mul(x.double())  # in fp32 PyTorch's 1 + tanh loses what is small
+    torch.testing.assert_close(ops.gelu_and_mul(x).double(), exact, rtol=1e-5, atol=1e-6)
+    other = torch.randn_like(x)
+    assert torch.equal(ops.add(x, other.clone()), REFERENCE.add(x, other.clone()))
+    assert torch.equal(ops.scale(x.clone(), 0.3), REFERENCE.scale(x.clone(), 0.3))
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("sizes", [(64, 64), (9 * 64, 3 * 64)], ids=["each head", "all heads"])
+def test_norms_of_heads_agree(ops: Ops, num_tokens: int, sizes: tuple[int, int]) -> None:
+    qkv, query_weight, key_weight = torch.randn(num_tokens, 15, 64), torch.randn(sizes[0]), torch.randn(sizes[1])
+    expected = REFERENCE.norm_heads(qkv.clone(), query_weight, key_weight, 1e-5, 3)
+    torch.testing.assert_close(ops.norm_heads(qkv.clone(), query_weight, key_weight, 1e-5, 3), expected)

@@ -16,11 +16,14 @@ SHAPES = [(192, 576), (50, 64), (17, 320), (1, 32), (33, 1536)]
 
 
 def random_blocks(name: str, out_features: int, in_features: int) -> BlockMatrix:
-    block_bytes = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[name]
+    block_bytes = {"Q4_0": 18, "Q4_1": 20, "Q4_Z": 20, "Q8_0": 34}[name]
     blocks = torch.randint(0, 256, (out_features, in_features // 32, block_bytes), dtype=torch.uint8)
     scales = torch.randn(out_features, in_features // 32, 2).mul(0.01).half()
     for place in range(2 if name == "Q4_1" else 1):
         blocks[..., 2 * place : 2 * place + 2] = scales[..., place, None].contiguous().view(torch.uint8)
+    if name == "Q4_Z":
+        zeros = torch.randint(0, 17, (out_features, in_features // 32, 1)).half()
+        blocks[..., 2:4] = zeros.view(torch.uint8)
     return BlockMatrix(name, blocks)
 
 
@@ -30,6 +33,7 @@ MATRICES: dict[str, Callable[[int, int], Matrix]] = {
     "bf16": lambda n, k: torch.randn(n, k).bfloat16(),
     "Q4_0": lambda n, k: random_blocks("Q4_0", n, k),
     "Q4_1": lambda n, k: random_blocks("Q4_1", n, k),
+    "Q4_Z": lambda n, k: random_blocks("Q4_Z", n, k),
     "Q8_0": lambda n, k: random_blocks("Q8_0", n, k),
 }
 

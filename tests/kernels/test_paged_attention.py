@@ -73,3 +73,16 @@ def test_attention_accumulates_bfloat16_in_float32() -> None:
     narrow = CPU.plan_attention(batch)(query.bfloat16(), keys.bfloat16(), values.bfloat16(), scale=0.25)
     assert narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.float(), exact, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("window", [1, 16, 40, None])
+@pytest.mark.parametrize("soft_cap", [2.0, None])
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
+def test_windows_and_soft_caps_agree(
+    lengths: list[tuple[int, int]], window: int | None, soft_cap: float | None
+) -> None:
+    batch, keys, values = paged(lengths, (4, 2), 16)
+    query = 4 * torch.randn(int(batch.query_start[-1]), 4, 16)
+    how = {"scale": 0.25, "window": window, "soft_cap": soft_cap}
+    expected = REFERENCE.plan_attention(batch)(query, keys, values, **how)
+    torch.testing.assert_close(CPU.plan_attention(batch)(query, keys, values, **how), expected, atol=1e-5, rtol=1e-4)

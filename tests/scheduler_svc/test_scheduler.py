@@ -263,9 +263,11 @@ def test_the_same_request_submitted_twice_runs_once():
     pool.add_worker()
     request = pool.submit([1, 2, 3], max_tokens=3)
     pool.core.submit(pool.submitted[request], entry="again")
-    assert pool.core.take_outcomes().finished == ["again"]
+    assert pool.core.take_outcomes().finished == [request], "one entry is enough, and the later one stays longer"
     pool.run()
-    pool.check_all_done()
+    assert pool.finished == ["again"]
+    assert pool.output(request) == pool.expected(request)
+    pool.core.check()
 
 
 def test_a_preempted_sequence_waits_for_its_results_in_flight():

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from shared.bus import GatewayBus, SchedulerBus, WorkerBus
-from shared.errors import LeaseLostError, QueueFullError, SealedError
+from shared.errors import LeaseLostError, LogLostError, QueueFullError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.memory_bus import MemoryBus
 from shared.messages import (
@@ -189,7 +189,7 @@ async def test_admission_never_exceeds_its_bound_under_concurrency(buses: Buses)
         ),
         return_exceptions=True,
     )
-    refusals = [outcome for outcome in outcomes if outcome is not None]
+    refusals = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     assert len(refusals) == 70
     assert all(isinstance(refusal, QueueFullError) for refusal in refusals)
     assert len(await scheduler.receive(timeout_s=1)) == 10
@@ -203,6 +203,36 @@ async def test_a_finished_request_makes_room_for_another(buses: Buses) -> None:
         await gateway.submit(submit("b", gateway.gateway_id), max_requests=1)
     await scheduler.finish([delivery.entry])
     await gateway.submit(submit("b", gateway.gateway_id), max_requests=1)
+
+
+async def test_an_entry_is_missing_once_its_request_has_ended_and_a_request_comes_back_past_the_bound(
+    buses: Buses,
+) -> None:
+    gateway, scheduler = await buses.gateway(), await buses.scheduler()
+    first = await gateway.submit(submit("a", gateway.gateway_id), max_requests=1)
+    again = await gateway.resubmit(submit("a", gateway.gateway_id))
+    assert await gateway.missing([first, again]) == set()
+    delivered = await scheduler.receive(timeout_s=1)
+    assert await gateway.missing([first, again]) == set()
+    await scheduler.finish([delivered[0].entry])
+    assert await gateway.missing([first, again]) == {first}
+    assert await gateway.incarnation() == await gateway.incarnation()
+
+
+async def test_a_result_that_does_not_follow_the_end_of_the_log_is_refused_and_told_where_that_is(
+    buses: Buses,
+) -> None:
+    gateway, scheduler, worker = await buses.gateway(), await buses.scheduler(), buses.worker()
+    name = worker.register()
+    first, second, third = (StepId(5, step) for step in (1, 2, 3))
+    worker.emit(name, first, result(gateway.gateway_id, name, first))
+    with pytest.raises(LogLostError) as lost:
+        worker.emit(name, third, result(gateway.gateway_id, name, third), previous=second)
+    assert lost.value.last == first
+    worker.emit(name, second, result(gateway.gateway_id, name, second), previous=first)
+    worker.emit(name, third, result(gateway.gateway_id, name, third), previous=second)
+    logged = await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=0)
+    assert [entry.step for entry in logged] == [first, second, third]
 
 
 @pytest.mark.parametrize(("requests_per_s", "retry_after_s"), [(0.0, 1), (0.5, 6), (100.0, 1), (0.01, 60)])
@@ -395,3 +425,28 @@ async def test_heartbeats_and_status_are_seen(buses: Buses) -> None:
     assert await gateway.pool_status() == PoolStatus(epoch=5, model="m")
     worker.bye(name)
     assert await scheduler.workers() == {}
+
+
+async def test_a_worker_that_has_just_registered_is_closed_to_the_leaders_before(buses: Buses) -> None:
+    """A leader that was stopped, and does not know yet that another one leads, must not give it work or seal it."""
+    scheduler, worker = await buses.scheduler(), buses.worker()
+    epoch = await scheduler.acquire_lease()
+    assert epoch is not None
+    name = worker.register()
+    with pytest.raises(LeaseLostError):
+        await scheduler.send_plan(name, StepId(epoch - 1, 1), StepPlan())
+    with pytest.raises(LeaseLostError):
+        await scheduler.seal(name, Epoch(epoch - 1))
+    await scheduler.send_plan(name, StepId(epoch, 1), StepPlan())
+    assert worker.read_plans(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepPlan())]
+    worker.emit(name, StepId(epoch, 1), StepResult())
+    assert await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepResult())]
+
+
+async def test_an_earlier_leader_that_has_not_emitted_yet_emits_nothing(buses: Buses) -> None:
+    scheduler = await buses.scheduler()
+    epoch = await scheduler.acquire_lease()
+    assert epoch is not None
+    with pytest.raises(LeaseLostError):
+        await scheduler.emit(WorkerId("s-earlier"), StepId(epoch - 1, 1), StepResult())
+    await scheduler.emit(WorkerId("s-now"), StepId(epoch, 1), StepResult())

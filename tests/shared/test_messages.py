@@ -29,6 +29,7 @@ from shared.messages import (
     StepResult,
     Submit,
     TokenBatch,
+    Told,
     WorkerBye,
     WorkerCapabilities,
     WorkerHello,
@@ -95,6 +96,7 @@ MESSAGES: dict[str, Message] = {
         arrived_ms=1_700_000_000_123,
         priority=-1,
         cache_salt="tenant",
+        told=(Told(pack_u32([11, 12]), is_finished=True), Told()),
     ),
     "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1),
     "attach": Attach(
@@ -209,6 +211,7 @@ def test_what_an_older_process_does_not_say_is_left_open() -> None:
     submit = msgpack.unpackb(encode(MESSAGES["submit"])[1:])
     for name in ("logit_bias", "allowed_token_ids", "bad_words", "logprobs", "prompt_logprobs"):
         del submit["sampling"][name]
+    del submit["told"]
     sampling = decode_inbound(bytes([VERSION]) + msgpack.packb(submit)).sampling
     assert (sampling.logit_bias, sampling.allowed_token_ids, sampling.bad_words) == ((), (), ())
     assert (sampling.logprobs, sampling.prompt_logprobs) == (None, None)
@@ -296,9 +299,10 @@ _MESSAGES = st.one_of(
         request_id=_names,
         gateway_id=_names,
         handle=st.integers(0, 2**32 - 1),
-        prompt=_u32s,
+        prompt=_u32s.filter(bool),
         sampling=_samplings,
         arrived_ms=_i64s,
+        told=st.lists(st.builds(Told, tokens=_u32s, is_finished=st.booleans()), max_size=3).map(tuple),
     ),
     st.builds(Cancel, request_id=_names, reason=_names),
     st.builds(StepPlan, released=_u16s, admitted=st.lists(_admitted, max_size=3).map(tuple), slots=_u16s),

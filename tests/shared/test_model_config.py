@@ -7,7 +7,8 @@ from gguf import GGMLQuantizationType
 
 from shared.errors import CheckpointError
 from shared.gguf_file import GGUFFile, GGUFTensor
-from shared.model_config import ModelConfig, RopeScaling
+from shared.model_config import ModelConfig
+from shared.rotary_config import RopeScaling
 
 LLAMA: dict[str, object] = {
     "architectures": ["LlamaForCausalLM"],
@@ -89,26 +90,65 @@ def test_scaling_says_how_far_the_model_sees(scaling: dict[str, object], max_con
     assert ModelConfig.from_huggingface(LLAMA | {"rope_scaling": scaling}).max_context == max_context
 
 
-def test_a_sliding_window_bounds_the_context() -> None:
-    config = ModelConfig.from_huggingface(LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 40})
-    assert config.max_context == 40
-    assert replace(config, sliding_window=None).max_context == 128
+@pytest.mark.parametrize(
+    ("architecture", "change", "windows"),
+    [
+        ("MistralForCausalLM", {}, [40, 40, 40, 40]),
+        ("MistralForCausalLM", {"sliding_window": None}, [None] * 4),
+        ("LlamaForCausalLM", {}, [None] * 4),
+        ("Qwen2ForCausalLM", {"max_window_layers": 3}, [None] * 4),
+        ("Qwen2ForCausalLM", {"max_window_layers": 3, "use_sliding_window": True}, [None, None, None, 40]),
+        ("Gemma2ForCausalLM", {}, [40, None, 40, None]),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 3}, [40, 40, None, 40]),
+        ("Gemma3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"] * 2}, [None, 40, None, 40]),
+    ],
+)
+def test_layers_have_their_families_windows(
+    architecture: str, change: dict[str, object], windows: list[int | None]
+) -> None:
+    own = {"architectures": [architecture], "sliding_window": 40, "num_hidden_layers": 4}
+    config = ModelConfig.from_huggingface(LLAMA | own | change)
+    assert [layer.window for layer in config.layers] == windows
+    assert config.max_context == 128
+
+
+def test_layers_with_a_window_may_rotate_otherwise() -> None:
+    own = {"architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 6}
+    old = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+        }
+    }
+    config = ModelConfig.from_huggingface(LLAMA | own | old)
+    assert config == ModelConfig.from_huggingface(LLAMA | own | new)
+    assert [layer.rotary.theta for layer in config.layers] == [1e4] * 5 + [1e6]
+    assert [layer.rotary.scaling.factor for layer in config.layers] == [1.0] * 5 + [8.0]
+
+
+def test_layers_may_not_rotate_at_all() -> None:
+    own = {"architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 4}
+    every_fourth = ModelConfig.from_huggingface(LLAMA | own)
+    assert [layer.rotary.theta is None for layer in every_fourth.layers] == [False, False, False, True]
+    listed = ModelConfig.from_huggingface(LLAMA | own | {"no_rope_layers": [0, 1, 1, 1]})
+    assert [layer.rotary.theta is None for layer in listed.layers] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (
-            {"architectures": ["GPT2LMHeadModel"]},
-            "'GPT2LMHeadModel' is not served.*LlamaForCausalLM, MistralForCausalLM",
+            {"architectures": ["UnheardOfForCausalLM"]},
+            "'UnheardOfForCausalLM' is not served.*LlamaForCausalLM, MistralForCausalLM.*transformers",
         ),
         ({"architectures": None}, "'none' is not served"),
         ({"hidden_size": None}, "hidden_size is missing, expected int"),
         ({"vocab_size": "many"}, "vocab_size is 'many', expected int"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"quantization_config": "awq"}, "quantization_config is 'awq', expected dict"),
         ({"num_key_value_heads": 3}, "8 attention heads cannot share 3"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not served.*yarn"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "'spiral' is not served.*yarn"),
         ({"rope_scaling": [1]}, "expected an object"),
     ],
 )

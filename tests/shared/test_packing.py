@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.errors import MessageError
 from shared.packing import pack_u8, pack_u16, pack_u32, unpack_u16, unpack_u32
 
 
@@ -30,5 +31,5 @@ def test_a_number_that_does_not_fit_is_refused(pack: Callable[[list[int]], bytes
 
 
 def test_half_a_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="multiple of item size"):
+    with pytest.raises(MessageError, match="3 bytes are no array of items of 4 bytes"):
         unpack_u32(b"\0\0\0")

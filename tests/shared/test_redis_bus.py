@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import redis
+import uvloop
 
+from loadtest.chaos.network import Link
 from shared.bus import RESULT_RETENTION, SEALED_TTL_S
 from shared.errors import BusUnavailableError, ConfigurationError, LeaseLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
@@ -28,6 +30,7 @@ from shared.messages import (
 )
 from shared.packing import pack_u32
 from shared.redis_bus import RedisGatewayBus, RedisSchedulerBus, RedisWorkerBus
+from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.emission import LEAST_RETENTION, RETAINED_BYTES, emit_arguments
 from shared.redis_server import RedisServer
 from shared.sampling import SamplingParams
@@ -154,11 +157,17 @@ async def test_what_a_dead_scheduler_was_given_is_recovered(
     assert client.xpending(KEYS.requests, GROUP)["pending"] == 0
 
 
-async def test_epochs_grow_even_if_redis_has_lost_its_data(client: redis.Redis, scheduler: RedisSchedulerBus) -> None:
+async def test_epochs_grow_even_if_redis_has_lost_its_data(
+    redis_url: str, client: redis.Redis, scheduler: RedisSchedulerBus
+) -> None:
     client.set(KEYS.epoch, 2_000_000_000)
     assert await scheduler.acquire_lease() == 2_000_000_001
     client.flushall()
-    assert time.time() - 5 < (await scheduler.acquire_lease() or 0) < time.time() + 5
+    assert await scheduler.acquire_lease() == 2_000_000_002, "it is above its own last one, too"
+    client.flushall()
+    other = await RedisSchedulerBus.connect(redis_url, "p")
+    assert time.time() - 5 < (await other.acquire_lease() or 0) < time.time() + 5
+    await other.close()
 
 
 async def test_a_zombie_that_emits_while_it_is_sealed_publishes_nothing_that_is_not_in_the_log(
@@ -490,8 +499,28 @@ def test_a_log_of_large_results_is_kept_shorter() -> None:
 
     def num_kept(num_bytes: int) -> object:
         batch = TokenBatch(GatewayId("g"), WorkerId("w"), StepId(1, 1), BEFORE_FIRST_STEP, tokens=bytes(num_bytes))
-        return emit_arguments(KEYS, WorkerId("w"), StepId(1, 1), StepResult((batch,)))[2]
+        return emit_arguments(KEYS, WorkerId("w"), StepId(1, 1), StepResult((batch,)))[3]
 
     assert num_kept(10_000) == RESULT_RETENTION
     assert num_kept(200_000) == pytest.approx(RETAINED_BYTES / 200_000, rel=0.01)
     assert num_kept(50_000_000) == LEAST_RETENTION
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_connection_that_was_reset_while_idle_is_made_again(run: Callable[..., None], redis_url: str) -> None:
+    async def call_after_a_reset() -> None:
+        link = await Link(redis_url.removeprefix("unix://")).open()
+        connection = AsyncConnection(link.url, "test")
+        for is_repeatable in (True, False):
+            assert await connection.call("PING") == b"PONG"
+            link.cut()
+            await asyncio.sleep(0.05)
+            if is_repeatable:
+                assert await connection.call("PING", is_repeatable=True) == b"PONG"
+            else:
+                with pytest.raises(BusUnavailableError):
+                    await connection.call("PING")
+        await connection.close()
+        await link.close()
+
+    run(call_after_a_reset())

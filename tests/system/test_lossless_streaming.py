@@ -56,7 +56,8 @@ async def collect(router: TokenRouter, bus: RedisGatewayBus, index: int) -> list
     tokens: list[int] = []
     finish = FinishCode.RUNNING
     while finish is FinishCode.RUNNING:
-        for delta in await stream.next():
+        await stream.wait()
+        for delta in stream.take():
             assert delta.fault is None
             tokens += delta.tokens
             finish = delta.finish

@@ -106,3 +106,9 @@ def test_a_gateway_speaks_https(tmp_path: Path, certificate: Path) -> None:
                 time.sleep(0.05)
         with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
             httpx.get(f"{url}/ping")
+        port = int(services.base_url.rpartition(":")[2])
+        assert (
+            GatewayAddress("127.0.0.1", port, is_https=True).is_healthy()
+            == httpx.get(f"{url}/health", verify=context).is_success
+        )
+        assert not GatewayAddress("127.0.0.1", port).is_healthy()

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from gateway.access.keyring import digest
 from gateway.resumption.event_id import EventId, EventNumbers, parse_counts
 from gateway.tokenizers.tokenizer import Tokenizer
 from shared.errors import InvalidRequestError
@@ -162,8 +164,10 @@ async def test_calls_at_the_same_time_with_one_key_are_computed_once(byte_tokeni
         assert len(gateway.pool.submits) == 1
 
 
-async def test_streams_and_keys_belong_to_an_api_key(byte_tokenizer: Tokenizer) -> None:
-    async with running_gateway(byte_tokenizer, says(TEXT), api_keys=("one", "two")) as gateway:
+async def test_streams_and_keys_belong_to_the_owner_of_an_api_key(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("".join(f'[[key]]\nname = "{name}"\nsha256 = "{digest(name)}"\n' for name in ("one", "two")))
+    async with running_gateway(byte_tokenizer, says(TEXT), api_key_file=str(keys)) as gateway:
         one, two = {"authorization": "Bearer one"}, {"authorization": "Bearer two"}
         whole = await gateway.http.post("/v1/chat/completions", json=CHAT, headers=one | {"idempotency-key": "a"})
         stream_id = id_of(events_of(whole.text)[0]).partition(":")[0]

@@ -67,7 +67,8 @@ async def read_all(stream: TokenStream) -> dict[int, list[int]]:
     open_choices = set(tokens)
     async with asyncio.timeout(10):
         while open_choices:
-            for delta in await stream.next():
+            await stream.wait()
+            for delta in stream.take():
                 tokens[delta.choice] += delta.tokens
                 assert delta.fault is None
                 if delta.finish is not FinishCode.RUNNING:
@@ -125,7 +126,8 @@ async def test_tokens_that_no_log_holds_end_the_choice_with_an_error() -> None:
         stream = router.open(1)
         await Writer(memory, "w-1", gateway.gateway_id).emit({stream.first_handle: 3})
         async with asyncio.timeout(5):
-            (delta,) = await stream.next()
+            await stream.wait()
+            (delta,) = stream.take()
         assert delta.finish is FinishCode.ERROR
         assert "from 0 on were lost" in delta.fault.message
         router.close(stream)
@@ -186,7 +188,8 @@ async def test_faults_reach_their_choice() -> None:
         fault = Fault(Handle(stream.first_handle + 1), 503, "no room")
         await Writer(memory, "w-1", gateway.gateway_id).emit({}, faults=(fault,))
         async with asyncio.timeout(5):
-            (delta,) = await stream.next()
+            await stream.wait()
+            (delta,) = stream.take()
         assert (delta.choice, delta.fault) == (1, fault)
         router.close(stream)
 

@@ -4,8 +4,10 @@ import ctypes
 import os
 import signal
 import sys
+from typing import Final
 
-from pagestream.service_process import SUPERVISOR_VARIABLE
+SUPERVISOR_VARIABLE: Final = "PAGESTREAM_SUPERVISOR"
+"""Holds the pid without which a service does not want to live."""
 
 _PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""

@@ -1,0 +1,1 @@
+"""Breaks real processes under load, and counts every token: `pagestream chaos`."""
