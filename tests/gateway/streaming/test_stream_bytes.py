@@ -22,6 +22,8 @@ from tests.gateway.tool_calls.test_tools import HERMES, WEATHER
 
 GOLDEN = Path(__file__).parent / "golden"
 
+_VARYING = rb'(?m)^id: [^:]*|"id":"[^"]*"|"created":\d+|"system_fingerprint":"[^"]*"'
+
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 TEXT = {"model": "tiny", "prompt": "Hi", "stream": True}
 TOKENS = {"return_token_ids": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
