@@ -37,6 +37,7 @@ class StackSettings:
         port: Its port; 0 takes a free one.
         num_workers: Worker processes.
         num_threads: Threads that each of them computes with; None shares the machine's processors among them.
+        is_https: Whether the gateway speaks TLS.
         shutdown_timeout_s: How long running streams may go on once the stack is told to end.
         redis_url: A Redis that runs already; None starts one for the stack alone.
         environment: The settings of all services, as environment variables.
@@ -48,6 +49,7 @@ class StackSettings:
     port: int
     num_workers: int
     num_threads: int | None = None
+    is_https: bool = False
     shutdown_timeout_s: float = 0.0
     redis_url: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -72,7 +74,7 @@ class LocalStack:
             ConfigurationError: the port is taken, or a service gave up while the stack was starting.
         """
         settings = self._settings
-        address = GatewayAddress.find(settings.host, settings.port)
+        address = GatewayAddress.find(settings.host, settings.port, is_https=settings.is_https)
         with ExitStack() as resources:
             resources.enter_context(self._stop_on_signals())
             log = resources.enter_context(_open_log(address.port))

@@ -12,7 +12,7 @@ from scheduler_svc.waiting_queue import WaitingQueue
 from scheduler_svc.worker import PlanRecord, Worker
 from shared.errors import MessageError, PlanError
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
-from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
+from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
 from shared.sampling import FinishCode
 
@@ -97,8 +97,8 @@ class Scheduler:
         return min((worker.capabilities.max_model_len for worker in self.workers.values()), default=0)
 
     def gateways(self) -> set[GatewayId]:
-        """Those that have requests here."""
-        return {request.gateway_id for request in self._requests.values()}
+        """Those that follow requests here."""
+        return {request.follower for request in self._requests.values()}
 
     def submit(self, submit: Submit, *, entry: str, progress: Mapping[int, Progress] | None = None) -> None:
         """Take a request on.
@@ -139,13 +139,21 @@ class Scheduler:
             if cancel.choice in {None, sequence.choice}:
                 self._finish(sequence)
 
+    def attach(self, attach: Attach) -> bool:
+        """Let another gateway follow a request. Whether there is such a request."""
+        request = self._requests.get(attach.request_id)
+        if request is None:
+            return False
+        request.follower = attach.follower
+        return True
+
     def cancel_gateway(self, gateway_id: GatewayId) -> int:
-        """End all requests of a gateway that is gone, and say how many there were. Should it come back, it is told."""
-        orphans = [request for request in self._requests.values() if request.gateway_id == gateway_id]
+        """End all requests that a gateway followed which is gone. Should it come back, it is told; says how many."""
+        orphans = [request for request in self._requests.values() if request.follower == gateway_id]
         for request in orphans:
             for sequence in request.sequences:
                 if not sequence.is_finished:
-                    self._faults.append((gateway_id, Fault(sequence.handle, 503, _GATEWAY_GONE)))
+                    self._faults.append((sequence.gateway_id, Fault(sequence.handle, 503, _GATEWAY_GONE)))
                     self._finish(sequence)
         return len(orphans)
 

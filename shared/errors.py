@@ -7,7 +7,10 @@ PagestreamError
 │   ├── AuthenticationError     401
 │   ├── NotFoundError           404
 │   │   └── ModelNotFoundError
+│   ├── ForbiddenError          403
+│   ├── RequestTimeoutError     408
 │   ├── RequestTooLargeError    413
+│   ├── KeyReusedError          422, an idempotency key that came with another request before
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
 │   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
@@ -20,6 +23,7 @@ PagestreamError
     ├── LogLostError            Redis has lost the end of a log; who wrote it must write it again
     ├── LeaseLostError          another scheduler leads
     ├── ClaimLostError          another gateway works on this record, or it is gone
+    ├── RecordExistsError       a record of this id has been made before
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
@@ -69,10 +73,29 @@ class ModelNotFoundError(NotFoundError):
     """The request names a model that is not served here."""
 
 
+class ForbiddenError(RequestError):
+    """The API key may not do this."""
+
+    status = 403
+    error_type = "permission_error"
+
+
+class RequestTimeoutError(RequestError):
+    """The body does not come."""
+
+    status = 408
+
+
 class RequestTooLargeError(RequestError):
     """The body is larger than the gateway reads."""
 
     status = 413
+
+
+class KeyReusedError(RequestError):
+    """An idempotency key came with another request before."""
+
+    status = 422
 
 
 class QueueFullError(RequestError):
@@ -142,6 +165,10 @@ class LeaseLostError(BusError):
 
 class ClaimLostError(BusError):
     """What is written to a record comes from somebody who may no longer write to it."""
+
+
+class RecordExistsError(BusError):
+    """A record under an id that is taken."""
 
 
 class PlanError(BusError):

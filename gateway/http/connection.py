@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -20,6 +20,9 @@ from shared.errors import RequestTooLargeError
 _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+MAX_WRITE_S: Final = 30.0
+"""How long a client may leave what it was sent unread."""
+
 _STATUS_CLIENT_CLOSED: Final = 499
 """nginx's status for a client that hung up; nobody reads it, it is for the log."""
 
@@ -109,8 +112,8 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, completion: Completion, writer: EventWriter) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, completion: Completion, writer: EventWriter, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._completion = completion
         self._writer = writer
@@ -133,6 +136,8 @@ class EventStreamResponse(Response):
                     await self._stream_directly(direct)
                 else:
                     await self._send_part(send, self._events(await self._completion.next()))
+        except ClientDisconnect:
+            raise
         except Exception as error:
             self._completion.close("error")
             await self._send_part(send, event(error_json(as_request_error(error))))
@@ -155,12 +160,20 @@ class EventStreamResponse(Response):
         finally:
             direct.flush()
 
-    def _events(self, deltas: Sequence[TextDelta]) -> bytes:
-        writer = self._writer
-        usage = self._completion.usage if writer.wants_continuous_usage else None
-        return b"".join([writer.delta(delta, usage) for delta in deltas])
+    def _events(self, deltas: Iterable[TextDelta]) -> bytes:
+        """Those of deltas that are made one by one, with the tokens used as of each."""
+        completion, writer = self._completion, self._writer
+        if not writer.wants_continuous_usage:
+            return b"".join([writer.delta(delta) for delta in deltas])
+        return b"".join([writer.delta(delta, completion.usage) for delta in deltas])
 
-    @staticmethod
-    async def _send_part(send: Send, data: bytes) -> None:
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _send_part(self, send: Send, data: bytes) -> None:
+        """Send a piece, and wait until little of it is left to be read."""
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(MAX_WRITE_S):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError:
+            _logger.info("a client did not read for %.0f s, and is cut off", MAX_WRITE_S)
+            raise ClientDisconnect from None

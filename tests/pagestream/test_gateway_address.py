@@ -30,5 +30,9 @@ def test_an_address_of_version_six_is_written_in_brackets() -> None:
     assert GatewayAddress("::1", 8000).base_url == "http://[::1]:8000/v1"
 
 
+def test_an_address_with_tls_is_an_https_one() -> None:
+    assert GatewayAddress("localhost", 8000, is_https=True).base_url == "https://localhost:8000/v1"
+
+
 def test_nobody_listening_is_not_healthy() -> None:
     assert not GatewayAddress.find("127.0.0.1", 0).is_healthy()

@@ -52,7 +52,7 @@ class Stream:
     async def run(self, client: httpx.AsyncClient) -> None:
         body = {"model": "demo", "prompt": self.prompt, "max_tokens": self.max_tokens, "stream": True}
         async with client.stream("POST", "/v1/completions", json=body) as response:
-            assert response.status_code == 200, await response.aread()
+            response.raise_for_status()
             async for line in response.aiter_lines():
                 if line.startswith("data: {"):
                     self._take(json.loads(line.removeprefix("data: ")))
