@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.streaming.gap import ChoiceStream, Order, WriterCursors, items_of
-from shared.ids import Handle, StepId, WorkerId
+from shared.ids import BEFORE_FIRST_STEP, Handle, StepId, WorkerId
 from shared.messages import Fault, TokenBatch
 
 _logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Routing:
         self._needs_round = False
         self._round: Sequence[WorkerId] | None = None
         self._gaps: dict[Handle, int] = {}
+        self._asked: dict[WorkerId, StepId] = {}
 
     @property
     def open_handles(self) -> list[Handle]:
@@ -62,7 +63,9 @@ class Routing:
 
     def adopt(self, choices: Iterable[ChoiceStream], cursors: Mapping[WorkerId, StepId]) -> None:
         """Go on with choices under the handles they have. Logs are read again from where they have been applied."""
-        self._choices.update((choice.handle, choice) for choice in choices)
+        for choice in choices:
+            self._choices[choice.handle] = choice
+            self._gaps.pop(choice.handle, None)  # it was another choice's
         self._cursors.rewind(cursors)
         self.read_all()
 
@@ -109,7 +112,8 @@ class Routing:
         if self._unread:
             writer = next(iter(self._unread))
             del self._unread[writer]
-            return ReadLog(writer, self._cursors.of(writer))
+            after = self._asked[writer] = self._cursors.of(writer)
+            return ReadLog(writer, after)
         if self._needs_round:
             self._gaps = {handle: choice.num_tokens for handle, choice in self._choices.items() if choice.has_gap}
             return ListWriters()
@@ -124,6 +128,10 @@ class Routing:
 
     def take_log(self, writer: WorkerId, read_to: StepId, batches: Iterable[TokenBatch], now_s: float) -> None:
         """Our batches in a log above its cursor, and how far it has been read."""
+        if self._cursors.of(writer) < self._asked.pop(writer, BEFORE_FIRST_STEP):
+            # Choices were adopted meanwhile: what comes before this counts again.
+            self._unread[writer] = None
+            return
         for batch in batches:
             if self._cursors.order(batch) is not Order.SEEN:
                 self._apply(batch, now_s)
@@ -133,6 +141,7 @@ class Routing:
     def give_up(self) -> None:
         """The bus does not answer. Whoever is quiet will ask again."""
         self._unread = {}
+        self._asked = {}
         self._needs_round = False
         self._round = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations  # array[int] is a type from Python 3.12 on
 
 from array import array
 
+from gateway.streaming.gap import ChoiceStream
 from gateway.streaming.routing import ListWriters, ReadLog, Routing
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, StepId, WorkerId
 from shared.messages import TokenBatch
@@ -91,4 +92,30 @@ def test_reads_that_were_given_up_are_wanted_again_by_the_watch() -> None:
     made.give_up()
     assert made.next_read() is None
     made.watch(1.0)
+    assert made.next_read() == ListWriters()
+
+
+def test_a_choice_adopted_while_a_log_is_read_gets_what_stands_before() -> None:
+    made = Routing({A: StepId(1, 2)})
+    made.receive(batch(A, 4, 3), 0.0)
+    assert made.next_read() == ReadLog(A, StepId(1, 2))
+    adopted = ChoiceStream(Handle(0), 0.0)
+    made.adopt([adopted], {A: BEFORE_FIRST_STEP})
+    made.take_log(A, StepId(1, 4), [batch(A, 3, 2), batch(A, 4, 3)], 0.0)
+    assert made.next_read() == ReadLog(A, BEFORE_FIRST_STEP)
+    made.take_log(A, StepId(1, 4), [batch(A, step, step - 1) for step in range(1, 5)], 0.0)
+    assert adopted.output.tolist() == [0, 1, 2, 3]
+    assert adopted.fault is None
+
+
+def test_a_gap_of_a_choice_is_not_that_of_whoever_is_adopted_in_its_place() -> None:
+    made, _ = routing()
+    made.receive(batch(A, 1, 3), 0.0)
+    assert made.next_read() == ListWriters()
+    made.take_writers([A])
+    adopted = ChoiceStream(Handle(0), 0.0)
+    made.adopt([adopted], {A: BEFORE_FIRST_STEP})
+    made.next_read()
+    made.take_log(A, StepId(1, 1), [batch(A, 1, 3)], 0.0)
+    assert adopted.fault is None
     assert made.next_read() == ListWriters()
