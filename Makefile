@@ -105,7 +105,7 @@ format: $(ENVIRONMENT) ## put the code into shape
 	$(BIN)/ruff check --fix --show-fixes && $(BIN)/ruff format
 
 test-kernels: $(ENVIRONMENT) ## every kernel in Triton's interpreter beside its plain reference
-	$(BIN)/pytest tests/kernels/triton
+	KERNEL_TESTS=all $(BIN)/pytest tests/kernels/triton
 
 kernels-aot: $(ENVIRONMENT) ## compile every Triton kernel for four GPUs, check registers, spills and shared memory
 	@TRITON_INTERPRET=0 $(BIN)/python -m kernels.triton.aot $(ARGS)

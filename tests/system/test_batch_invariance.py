@@ -18,7 +18,7 @@ from shared.checkpoint import Checkpoint
 from shared.messages import StepPlan
 from shared.sampling import SamplingParams
 
-NUM_TOKENS = 20
+NUM_TOKENS = 12
 PROMPTS = [
     [(37 * place + 11 * row) % 40_000 + 100 for place in range(length)]
     for row, length in enumerate((1, 15, 16, 17, 40, 63, 64, 65, 129, 200))

@@ -19,7 +19,7 @@ from shared.model_config import ModelConfig
 from shared.sampling import SamplingParams
 from tests.system.prompts import prompts
 
-NUM_TOKENS = 12
+NUM_TOKENS = 8
 NEAR_TIE = 1e-3
 EOS = 2
 MAX_MODEL_LEN = 1600
