@@ -104,8 +104,8 @@ type: $(ENVIRONMENT) ## check types
 format: $(ENVIRONMENT) ## put the code into shape
 	$(BIN)/ruff check --fix --show-fixes && $(BIN)/ruff format
 
-test-kernels: $(ENVIRONMENT) ## every kernel in Triton's interpreter beside its plain reference
-	KERNEL_TESTS=all $(BIN)/pytest tests/kernels/triton
+test-kernels: $(ENVIRONMENT) ## every kernel in Triton's interpreter beside its plain reference; every variant for CPUs
+	KERNEL_TESTS=all $(BIN)/pytest tests/kernels/triton tests/gpu_worker/test_prebuild.py
 
 kernels-aot: $(ENVIRONMENT) ## compile every Triton kernel for four GPUs, check registers, spills and shared memory
 	@TRITON_INTERPRET=0 $(BIN)/python -m kernels.triton.aot $(ARGS)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_a_machine_without_a_compiler_installs_all_the_same(
     assert "no C++ compiler" in capsys.readouterr().err
 
 
+@pytest.mark.skipif("KERNEL_TESTS" not in os.environ, reason="a minute of compiling: make test-kernels")
 def test_an_image_gets_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGESTREAM_CACHE", str(tmp_path))
     try:

@@ -15,12 +15,10 @@ from shared.model_config import ModelConfig
 
 TEXT = Path(__file__).parents[1] / "data" / "american-documents.txt"
 ALLOWED = {
-    "--kv-cache-dtype fp16": 0.002,
-    "--kv-cache-dtype bf16": 0.01,
     "--quantization int8-weight-only": 0.01,
     "--quantization int8": 0.03,
 }
-"""By which perplexity may rise above that of exact numbers."""
+"""By which perplexity may rise above that of exact numbers. `make bench-perplexity` prints every mode's."""
 
 pytestmark = pytest.mark.model
 
