@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scheduler_svc.scheduler import Progress
+from scheduler_svc.progress import Progress
 from shared.ids import GatewayId, Handle
 from shared.messages import StepResult, Submit
 from shared.packing import unpack_u32
@@ -18,19 +18,22 @@ class CommittedOutputs:
 
     def __init__(self) -> None:
         self._tokens: dict[tuple[GatewayId, Handle], dict[int, int]] = {}
+        self._cached: dict[tuple[GatewayId, Handle], int] = {}
         self._ended: set[tuple[GatewayId, Handle]] = set()
 
     def add(self, results: Iterable[StepResult]) -> None:
         """Take in entries of a result stream."""
         for result in results:
             for batch in result.batches:
-                tokens = iter(unpack_u32(batch.tokens))
+                tokens, cached = iter(unpack_u32(batch.tokens)), iter(unpack_u32(batch.cached))
                 items = zip(
                     unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True
                 )
                 for handle, index, count, finish in items:
                     key = (batch.gateway_id, Handle(handle))
                     known = self._tokens.setdefault(key, {})
+                    if index == 0:
+                        self._cached[key] = next(cached, 0)
                     for offset in range(count):
                         known[index + offset] = next(tokens)
                     if finish != FinishCode.RUNNING:
@@ -45,5 +48,5 @@ class CommittedOutputs:
             known = self._tokens.get(key, {})
             output = tuple(known[index] for index in range(len(known)))
             if output or key in self._ended:
-                progress[choice] = Progress(output, key in self._ended)
+                progress[choice] = Progress(output, key in self._ended, self._cached.get(key, 0))
         return progress
