@@ -68,7 +68,7 @@ test-exact: $(ENVIRONMENT) ## tokens against transformers' in every way of cutti
 	TOKEN_EXACT_WAYS=all $(BIN)/pytest tests/system/test_token_exact.py
 
 test-grammar: $(ENVIRONMENT) ## outputs of random schemas, 5,000 instead of 60
-	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/test_structured_output.py -k any_schema
+	GRAMMAR_EXAMPLES=5000 $(BIN)/pytest tests/gateway/grammars/test_structured_output.py -k any_schema
 
 test-openapi: $(ENVIRONMENT) ## make up thousands of requests from /openapi.json: nothing breaks, nothing is left
 	OPENAPI_EXAMPLES=200 $(BIN)/pytest -s tests/system/test_openapi.py

@@ -11,22 +11,29 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.batches.routes import router as batches
-from gateway.chat_shape import ChatShape
-from gateway.completion import Completion
-from gateway.connection import EventStreamResponse, WholeResponse, read_body
+from gateway.completions.completion import Completion
+from gateway.completions.submission import Submission
 from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
 from gateway.embeddings.routes import router as embeddings
 from gateway.files.routes import router as files
-from gateway.fingerprint import fingerprint
-from gateway.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
-from gateway.openai_responses import ChatChoice, ChatChunkChoice, CompletionResponse, ModelCard, ModelList, TextChoice
-from gateway.openapi import documented
+from gateway.http.connection import EventStreamResponse, WholeResponse, read_body
+from gateway.http.openapi import documented
+from gateway.http.sse import EventWriter
+from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
+from gateway.protocol.openai_responses import (
+    ChatChoice,
+    ChatChunkChoice,
+    CompletionResponse,
+    ModelCard,
+    ModelList,
+    TextChoice,
+)
 from gateway.responses.routes import router as responses
-from gateway.shape import Envelope, Shape
-from gateway.sse import EventWriter
-from gateway.submission import Submission
-from gateway.text_shape import TextShape
-from gateway.token_names import TokenNames
+from gateway.shapes.chat_shape import ChatShape
+from gateway.shapes.fingerprint import fingerprint
+from gateway.shapes.shape import Envelope, Shape
+from gateway.shapes.text_shape import TextShape
+from gateway.shapes.token_names import TokenNames
 from gateway.tokenization.routes import router as tokenization
 
 _VERSION: Final = version("pagestream")

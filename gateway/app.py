@@ -10,27 +10,27 @@ from typing import Any
 from fastapi import FastAPI
 
 from gateway.api import public, v1
-from gateway.archives import Archives
 from gateway.background import batch_jobs, response_jobs
 from gateway.batches.service import BatchService
-from gateway.chat_format import ChatFormat
-from gateway.completion import CompletionStarter
+from gateway.chat.chat_format import ChatFormat
+from gateway.chat.output_planner import OutputPlanner
+from gateway.completions.completion import CompletionStarter
+from gateway.completions.submission_builder import SubmissionBuilder
 from gateway.context import Gateway, LifespanState
 from gateway.embeddings.service import EmbeddingService
-from gateway.errors import install_error_handlers
 from gateway.files.shelf import FileShelf
-from gateway.grammar_check import GrammarCheck
-from gateway.loopback import Loopback
-from gateway.metrics import GatewayMetrics
-from gateway.middleware import RequestBoundary
-from gateway.openapi import describe, operation_id
-from gateway.output_planner import OutputPlanner
-from gateway.pool_monitor import PoolMonitor
+from gateway.grammars.grammar_check import GrammarCheck
+from gateway.http.loopback import Loopback
+from gateway.http.middleware import RequestBoundary
+from gateway.http.openapi import describe, operation_id
+from gateway.monitoring.metrics import GatewayMetrics
+from gateway.monitoring.pool_monitor import PoolMonitor
+from gateway.protocol.errors import install_error_handlers
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
-from gateway.streams import TokenRouter
-from gateway.submission_builder import SubmissionBuilder
-from gateway.tokenizer import Tokenizer
+from gateway.storage.archives import Archives
+from gateway.streaming.streams import TokenRouter
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.bus import GatewayBus
 
 

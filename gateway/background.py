@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from gateway.archives import Archives
 from gateway.batches.work import BatchWork
 from gateway.files.shelf import FileShelf
-from gateway.jobs import JobRunner
-from gateway.loopback import Loopback
+from gateway.http.loopback import Loopback
 from gateway.responses.background import BackgroundResponses
 from gateway.responses.service import ResponseService
+from gateway.storage.archives import Archives
+from gateway.storage.jobs import JobRunner
 
 _MAX_RESPONSES: Final = 64
 _MAX_BATCHES: Final = 2

@@ -9,14 +9,14 @@ import msgspec
 from fastapi import Request, Response
 
 from gateway.batches.service import BatchService
-from gateway.completion import CompletionStarter
+from gateway.completions.completion import CompletionStarter
+from gateway.completions.submission_builder import SubmissionBuilder
 from gateway.embeddings.service import EmbeddingService
 from gateway.files.shelf import FileShelf
-from gateway.jobs import JobRunner
-from gateway.pool_monitor import PoolMonitor
+from gateway.monitoring.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
-from gateway.submission_builder import SubmissionBuilder
+from gateway.storage.jobs import JobRunner
 from shared.errors import AuthenticationError, ModelNotFoundError
 
 

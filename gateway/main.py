@@ -13,10 +13,10 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
-from gateway.archives import Archives
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.storage.archives import Archives
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from shared.bus import GatewayBus
 from shared.checkpoint import resolve
 from shared.model_config import ModelConfig

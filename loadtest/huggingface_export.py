@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gateway.transformers_tokenizer import transformers_tokenizer
+from gateway.tokenizers.transformers_tokenizer import transformers_tokenizer
 from loadtest.transformers_peer import load_in_transformers
 from shared.checkpoint import Checkpoint
 from shared.demo_model import cache_directory

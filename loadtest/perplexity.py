@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.model_runner import ModelRunner
 from shared.checkpoint import Checkpoint, resolve
 from shared.model_config import ModelConfig

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.errors import CheckpointError
 
 _T = TypeVar("_T")

@@ -1,7 +1,7 @@
 """The tokenizer that prompts are measured with, wherever it is: no server is asked."""
 
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import build_tokenizer, find_tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import build_tokenizer, find_tokenizer
 from shared.errors import CheckpointError, ConfigurationError
 
 

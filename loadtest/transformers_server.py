@@ -20,22 +20,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from transformers import PreTrainedModel
 
-from gateway.chat_format import ChatFormat
-from gateway.choice_text import ChoiceText, TextDelta
-from gateway.errors import install_error_handlers
-from gateway.grammar_check import GrammarCheck
-from gateway.openai_requests import CompletionBody
-from gateway.openai_responses import ModelCard, ModelList, Usage
-from gateway.output_draft import OutputDraft
-from gateway.output_planner import OutputPlanner
-from gateway.shape import Detail, Envelope, Prompt
-from gateway.sse import DONE, EventWriter
-from gateway.submission import Submission
-from gateway.submission_builder import SubmissionBuilder
-from gateway.text_shape import TextShape
-from gateway.token_names import TokenNames
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.chat.chat_format import ChatFormat
+from gateway.chat.output_planner import OutputPlanner
+from gateway.completions.output_draft import OutputDraft
+from gateway.completions.submission import Submission
+from gateway.completions.submission_builder import SubmissionBuilder
+from gateway.grammars.grammar_check import GrammarCheck
+from gateway.http.sse import DONE, EventWriter
+from gateway.protocol.errors import install_error_handlers
+from gateway.protocol.openai_requests import CompletionBody
+from gateway.protocol.openai_responses import ModelCard, ModelList, Usage
+from gateway.shapes.shape import Detail, Envelope, Prompt
+from gateway.shapes.text_shape import TextShape
+from gateway.shapes.token_names import TokenNames
+from gateway.text.choice_text import ChoiceText, TextDelta
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from loadtest.static_batch import StaticBatcher, StaticRequest
 from loadtest.transformers_peer import load_in_transformers
 from shared.checkpoint import Checkpoint, resolve

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from gateway.gap import items_of
-from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
+from gateway.streaming.gap import items_of
+from gateway.streaming.token_logprobs import TokenLogprobs, unpack_logprobs
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
 from scheduler_svc.scheduler import Scheduler

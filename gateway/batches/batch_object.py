@@ -6,9 +6,9 @@ from typing import Any, Final, Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.body_parsing import read_fields, validated
 from gateway.files.shelf import MAX_TTL_S, MIN_TTL_S
-from gateway.stored_objects import Metadata, new_id
+from gateway.protocol.body_parsing import read_fields, validated
+from gateway.storage.stored_objects import Metadata, new_id
 
 COMPLETION_WINDOW_S: Final = 24 * 3600
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.batches.batch_object import LineFault
-from gateway.loopback import Answer
+from gateway.http.loopback import Answer
 
 MAX_LINES: Final = 50_000
 """OpenAI's bound."""

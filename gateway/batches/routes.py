@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.batches.batch_object import BatchBody, BatchObject
 from gateway.batches.service import BatchPage
-from gateway.connection import read_body
 from gateway.context import gateway_of, json_response
-from gateway.openapi import documented
+from gateway.http.connection import read_body
+from gateway.http.openapi import documented
 
 router = APIRouter()
 

@@ -25,9 +25,9 @@ from gateway.batches.lines import (
     request_of,
     usage_of,
 )
-from gateway.errors import as_request_error
 from gateway.files.shelf import CHUNK_BYTES, FileShelf
-from gateway.loopback import Answer, Loopback
+from gateway.http.loopback import Answer, Loopback
+from gateway.protocol.errors import as_request_error
 from shared.archive import Archive, Claim
 from shared.errors import BusError
 

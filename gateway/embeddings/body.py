@@ -5,8 +5,8 @@ from typing import Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.body_parsing import read_fields, validated
-from gateway.openai_requests import Prompts
+from gateway.protocol.body_parsing import read_fields, validated
+from gateway.protocol.openai_requests import Prompts
 
 MAX_INPUTS = 2048
 """OpenAI's bound."""

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.connection import WorkResponse, read_body
 from gateway.context import check_model, gateway_of, json_response
 from gateway.embeddings.body import EmbeddingBody, EmbeddingList
-from gateway.openapi import documented
+from gateway.http.connection import WorkResponse, read_body
+from gateway.http.openapi import documented
 
 router = APIRouter()
 

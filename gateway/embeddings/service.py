@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from gateway.choice_text import TextRules
-from gateway.completion import CompletionStarter
+from gateway.completions.completion import CompletionStarter
+from gateway.completions.submission import PreparedPrompt, Submission
 from gateway.embeddings.body import EmbeddingBody, EmbeddingList, EmbeddingObject, EmbeddingUsage
 from gateway.embeddings.vectors import finished
-from gateway.errors import GenerationError
-from gateway.openai_requests import Prompt
-from gateway.prompt_tokens import PromptTokenizer
-from gateway.submission import PreparedPrompt, Submission
+from gateway.protocol.errors import GenerationError
+from gateway.protocol.openai_requests import Prompt
+from gateway.text.choice_text import TextRules
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
 from shared.errors import InvalidRequestError, ServiceUnavailableError
 from shared.sampling import Pooling, SamplingParams
 

@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from gateway.context import gateway_of, json_response
 from gateway.files.shelf import CHUNK_BYTES, MAX_TTL_S, MIN_TTL_S, FileObject, FilePage
-from gateway.openapi import documented
+from gateway.http.openapi import documented
 from shared.errors import InvalidRequestError, RequestTooLargeError
 
 router = APIRouter()

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.stored_objects import new_id
+from gateway.storage.stored_objects import new_id
 from shared.archive import Archive
 from shared.errors import NotFoundError, RequestTooLargeError
 

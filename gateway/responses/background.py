@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.completion import Completion
-from gateway.errors import as_request_error
+from gateway.completions.completion import Completion
+from gateway.protocol.errors import as_request_error
 from gateway.responses.events import ResponseEvents
 from gateway.responses.resource import StoredResponse
 from gateway.responses.service import ResponseService, events_of, fault_of, read_frames

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.body_parsing import read_fields, refuse_unsupported, validated
-from gateway.openai_requests import ChatCompletionBody
+from gateway.grammars.structured_output import OutputFields
+from gateway.protocol.body_parsing import read_fields, refuse_unsupported, validated
+from gateway.protocol.openai_requests import ChatCompletionBody
+from gateway.protocol.sampling_fields import SamplingFields
 from gateway.responses.items import Input
 from gateway.responses.tools import ToolChoice, Tools, choice_for_chat
-from gateway.sampling_fields import SamplingFields
-from gateway.stored_objects import Metadata
-from gateway.structured_output import OutputFields
+from gateway.storage.stored_objects import Metadata
 from shared.errors import InvalidRequestError
 
 _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {

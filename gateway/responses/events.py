@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.choice_text import ToolCall
-from gateway.openai_responses import ContentLogprob, FinishReason, Usage
+from gateway.protocol.openai_responses import ContentLogprob, FinishReason, Usage
 from gateway.responses.output_items import CallOutput, MessageOutput, OutputItem, ReasoningOutput
 from gateway.responses.resource import IncompleteDetails, ResponseFault, ResponseResource, ResponseUsage
+from gateway.text.choice_text import ToolCall
 
 
 class Piece(NamedTuple):

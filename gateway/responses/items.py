@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from gateway.body_parsing import show
-from gateway.stored_objects import new_id
+from gateway.protocol.body_parsing import show
+from gateway.storage.stored_objects import new_id
 
 Item = dict[str, Any]
 """An item as it is kept and listed: OpenAI's JSON."""

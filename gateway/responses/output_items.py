@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.openai_responses import ContentLogprob
+from gateway.protocol.openai_responses import ContentLogprob
 from gateway.responses.items import Item, call_item, reasoning_item
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.openai_responses import Usage
+from gateway.protocol.openai_responses import Usage
 from gateway.responses.body import ResponseBody
 from gateway.responses.items import Item, without_logprobs
 

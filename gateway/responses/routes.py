@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.completion import Completion
-from gateway.connection import WholeResponse, read_body
+from gateway.completions.completion import Completion
 from gateway.context import Gateway, check_model, gateway_of, json_response
-from gateway.openapi import documented
+from gateway.http.connection import WholeResponse, read_body
+from gateway.http.openapi import documented
 from gateway.responses.body import ResponseBody
 from gateway.responses.events import ResponseEvents
 from gateway.responses.items import Item

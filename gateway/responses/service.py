@@ -7,19 +7,19 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.choice_text import TextDelta
-from gateway.completion import Completion, CompletionStarter
-from gateway.content_logprobs import content_logprob
+from gateway.completions.completion import Completion, CompletionStarter
+from gateway.completions.submission import Submission
+from gateway.completions.submission_builder import SubmissionBuilder
 from gateway.responses.body import ResponseBody, named_as_here
 from gateway.responses.conversation import chat_messages
 from gateway.responses.events import Piece, ResponseEvents
 from gateway.responses.items import Item
 from gateway.responses.resource import ResponseFault, ResponseResource, StoredResponse
-from gateway.shape import Output
-from gateway.stored_objects import new_id
-from gateway.submission import Submission
-from gateway.submission_builder import SubmissionBuilder
-from gateway.token_names import TokenNames
+from gateway.shapes.content_logprobs import content_logprob
+from gateway.shapes.shape import Output
+from gateway.shapes.token_names import TokenNames
+from gateway.storage.stored_objects import new_id
+from gateway.text.choice_text import TextDelta
 from shared.archive import Archive, Claim
 from shared.errors import ClaimLostError, InvalidRequestError, NotFoundError, QueueFullError, RequestError
 

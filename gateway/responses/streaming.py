@@ -11,9 +11,9 @@ from fastapi import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from gateway.completion import Completion
-from gateway.connection import while_connected
-from gateway.errors import as_request_error
+from gateway.completions.completion import Completion
+from gateway.http.connection import while_connected
+from gateway.protocol.errors import as_request_error
 from gateway.responses.events import ResponseEvents
 from gateway.responses.resource import StoredResponse
 from gateway.responses.service import ResponseService, fault_of

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from gateway.body_parsing import show
+from gateway.protocol.body_parsing import show
 
 ChatFields = dict[str, Any]
 

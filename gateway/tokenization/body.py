@@ -6,8 +6,8 @@ from typing import Annotated, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from gateway.body_parsing import read_fields, validated
-from gateway.conversation import Conversation
+from gateway.chat.conversation import Conversation
+from gateway.protocol.body_parsing import read_fields, validated
 
 
 class TextToTokenize(BaseModel):

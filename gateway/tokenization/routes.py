@@ -5,10 +5,10 @@ from typing import Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.connection import read_body
+from gateway.chat.conversation import Conversation
 from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
-from gateway.conversation import Conversation
-from gateway.openapi import documented
+from gateway.http.connection import read_body
+from gateway.http.openapi import documented
 from gateway.tokenization.body import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 
 router = APIRouter(dependencies=[Depends(check_api_key)])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from gateway.output_grammar import GrammarText
+from gateway.grammars.output_grammar import GrammarText
 from gateway.tool_calls.parsed import CallParser
 from gateway.tool_calls.tools import Tool
 

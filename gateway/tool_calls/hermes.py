@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.marks import MarkFinder
-from gateway.output_grammar import GrammarText, choice
+from gateway.grammars.output_grammar import GrammarText, choice
+from gateway.text.marks import MarkFinder
 from gateway.tool_calls.format import call_id, json_call
 from gateway.tool_calls.json_text import CallScanner
 from gateway.tool_calls.parsed import MessageDraft, Parsed

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from gateway.marks import MarkFinder
-from gateway.output_grammar import GrammarText, choice
+from gateway.grammars.output_grammar import GrammarText, choice
+from gateway.text.marks import MarkFinder
 from gateway.tool_calls.format import arguments, json_call
 from gateway.tool_calls.json_text import CallScanner, ValueScanner
 from gateway.tool_calls.parsed import MessageDraft, Parsed

@@ -7,8 +7,8 @@ import uvicorn
 from rich.console import Console
 
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.runner import Runner
 from gpu_worker.runner_building import build_runner
 from gpu_worker.settings import WorkerSettings

@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.batches.batch_object import LineFault
 from gateway.batches.lines import Line, outcome_of
-from gateway.loopback import Answer
+from gateway.http.loopback import Answer
 
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a line may ask for."""

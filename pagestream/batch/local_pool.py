@@ -8,10 +8,10 @@ from math import inf
 from typing import Final
 
 from gateway.app import create_app
-from gateway.archives import Archives
-from gateway.loopback import Loopback
+from gateway.http.loopback import Loopback
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
+from gateway.storage.archives import Archives
+from gateway.tokenizers.tokenizer import Tokenizer
 from gpu_worker.runner import Runner
 from gpu_worker.service import WorkerService
 from scheduler_svc.service import SchedulerService

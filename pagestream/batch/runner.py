@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.batches.lines import Line, LineReader, refusal_of
-from gateway.loopback import Loopback
+from gateway.http.loopback import Loopback
 from pagestream.batch.lines import ENDPOINTS, answered, refused
 from shared.errors import ConfigurationError
 

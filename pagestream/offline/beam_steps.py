@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from pagestream.offline.beam_search import BeamSearch, BeamSearchOutput, BeamSearchParams
 from pagestream.offline.generation import Generation
 from pagestream.offline.outputs import Logprob

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.body_parsing import validated
-from gateway.conversation import Conversation
-from gateway.tokenizer import Tokenizer
+from gateway.chat.conversation import Conversation
+from gateway.protocol.body_parsing import validated
+from gateway.tokenizers.tokenizer import Tokenizer
 from pagestream.offline.prompts import Prompt
 
 Message = Mapping[str, Any]

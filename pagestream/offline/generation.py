@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from gateway.choice_text import ChoiceText, TextRules
-from gateway.token_logprobs import TokenLogprobs
-from gateway.vocabulary import Vocabulary
+from gateway.streaming.token_logprobs import TokenLogprobs
+from gateway.text.choice_text import ChoiceText, TextRules
+from gateway.tokenizers.vocabulary import Vocabulary
 from pagestream.engine import ChoiceOutput
 from pagestream.offline.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from pagestream.offline.prompts import Prompt

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.prompt_tokens import PromptTokenizer
-from gateway.tokenizer_loading import build_tokenizer, find_tokenizer
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
+from gateway.tokenizers.tokenizer_loading import build_tokenizer, find_tokenizer
 from gpu_worker.runner_building import build_runner
 from gpu_worker.settings import WorkerSettings
 from pagestream.engine import LocalEngine
@@ -254,7 +254,7 @@ class LLM:
     def get_tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's tokenizer, as a class of transformers'."""
         # It brings torch, which must not be there before the worker has set it up.
-        from gateway.transformers_tokenizer import transformers_tokenizer
+        from gateway.tokenizers.transformers_tokenizer import transformers_tokenizer
 
         return transformers_tokenizer(self._tokenizer_files)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gateway.prompt_tokens import PromptTokenizer
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
 from pagestream.offline.argument_checks import is_token_ids
 from shared.errors import InvalidArgumentError
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from gateway.vocabulary import Vocabulary
+from gateway.tokenizers.vocabulary import Vocabulary
 from pagestream.engine import LocalEngine
 from pagestream.offline.generation import Generation
 from pagestream.offline.outputs import RequestMetrics

@@ -4,10 +4,10 @@ import random
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gateway.body_parsing import validated
-from gateway.output_grammar import GrammarText
-from gateway.prompt_tokens import PromptTokenizer
-from gateway.structured_output import StructuredOutputs
+from gateway.grammars.output_grammar import GrammarText
+from gateway.grammars.structured_output import StructuredOutputs
+from gateway.protocol.body_parsing import validated
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
 from pagestream.offline.prompts import Prompt
 from pagestream.offline.sampling_params import SamplingParams, StructuredOutputsParams
 from shared.errors import GrammarError, InvalidArgumentError

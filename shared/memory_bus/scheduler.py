@@ -127,7 +127,7 @@ class MemorySchedulerBus:
             for stream in (state.results[worker], state.plans[worker]):
                 if not stream.add(StepId(epoch, SEAL_STEP), None) and not stream.last.is_seal:
                     raise LeaseLostError(f"{worker} cannot be sealed in epoch {epoch}: its stream is at {stream.last}")
-            state.sealed_at.setdefault(worker, state.clock())
+            state.sealed_at[worker] = state.clock()
             state.forget_long_sealed()
             state.notify()
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import numpy as np
 
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.errors import GrammarError
 from shared.grammar import GrammarCompiler
 from tests.gateway.conftest import BYTE_METADATA, CHAT_TEMPLATE, EOS, Running, eventually, running_gateway

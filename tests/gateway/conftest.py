@@ -10,15 +10,15 @@ import httpx
 import pytest
 
 from gateway.app import GatewayApp, create_app
-from gateway.archives import Archives
-from gateway.chat_format import ChatFormat
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.grammar_check import GrammarCheck
+from gateway.chat.chat_format import ChatFormat
+from gateway.chat.output_planner import OutputPlanner
+from gateway.grammars.grammar_check import GrammarCheck
 from gateway.main import GatewayServer
-from gateway.output_planner import OutputPlanner
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
-from gateway.vocabulary import byte_alphabet
+from gateway.storage.archives import Archives
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.vocabulary import byte_alphabet
 from shared.memory_bus import MemoryBus
 from tests.gateway.scripted_pool import Answer, ScriptedPool
 

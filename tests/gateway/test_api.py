@@ -6,7 +6,7 @@ import msgspec
 import openai
 import pytest
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
 from shared.messages import Fault, PoolStatus
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says

@@ -8,10 +8,10 @@ import sys
 import httpx
 import pytest
 
-from gateway.archives import Archives
 from gateway.main import serve
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
+from gateway.storage.archives import Archives
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
 from tests.gateway.conftest import eventually
 from tests.gateway.scripted_pool import ScriptedPool

@@ -6,8 +6,8 @@ import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from gateway.openai_requests import IGNORED_FIELDS, ChatCompletionBody, CompletionBody
-from gateway.tokenizer import Tokenizer
+from gateway.protocol.openai_requests import IGNORED_FIELDS, ChatCompletionBody, CompletionBody
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.packing import unpack_u32
 from tests.gateway.conftest import EOS, Running, running_gateway, says
 from tests.gateway.test_api import CHAT, client, events

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.tokenizer import Tokenizer
 from loadtest.random_text import RandomText
 from loadtest.settings import Target
 from loadtest.tokenizer_source import load_tokenizer

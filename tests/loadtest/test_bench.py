@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from loadtest.bench import run
 from loadtest.settings import BenchSettings, Dataset, Reporting, Sampling, Target, Traffic
 from shared.errors import ConfigurationError

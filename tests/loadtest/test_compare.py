@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from loadtest.compare import run
 from loadtest.comparison_settings import ComparisonSettings
 from loadtest.huggingface_export import huggingface_directory

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from loadtest.conversation import num_requests
 from loadtest.datasets import make_conversations, warmup_prompts
 from loadtest.random_text import RandomText

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from kernels.native_build import NativeBuildError, Toolchain
 from loadtest.perplexity import MODES, load, mean_negative_log_likelihood
 from shared.checkpoint import Checkpoint

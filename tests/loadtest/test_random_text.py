@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from loadtest.random_text import RandomText
 from loadtest.tokenizer_source import load_tokenizer
 from shared.errors import ConfigurationError

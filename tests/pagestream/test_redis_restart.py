@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.fake_runner import fake_token
 from shared.checkpoint import resolve
 from shared.ids import RequestId

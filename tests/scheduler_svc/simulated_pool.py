@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from gateway.token_logprobs import TokenLogprobs, unpack_logprobs
+from gateway.streaming.token_logprobs import TokenLogprobs, unpack_logprobs
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs

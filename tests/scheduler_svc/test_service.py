@@ -10,7 +10,7 @@ import pytest
 
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from gpu_worker.service import WorkerService
-from scheduler_svc.service import SchedulerService, Term
+from scheduler_svc.service import Leader, SchedulerService
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import Delivery
 from shared.errors import BusUnavailableError
@@ -272,7 +272,7 @@ class FailingBus(MemorySchedulerBus):
 
 async def test_a_term_ends_although_there_was_work_at_that_very_moment() -> None:
     bus = FailingBus(MemoryBus()._state, "s")
-    term = Term(bus, SETTINGS, await bus.acquire_lease(), clock=time.monotonic, stopping=asyncio.Event())
+    leader = Leader(bus, SETTINGS, await bus.acquire_lease(), clock=time.monotonic, stopping=asyncio.Event())
     async with asyncio.timeout(10):
         with pytest.raises(ExceptionGroup, match="unhandled errors"):
-            await term.run()
+            await leader.run()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import redis
 
-from gateway.streams import TokenRouter
+from gateway.streaming.streams import TokenRouter
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from gpu_worker.service import WorkerService
 from scheduler_svc.service import SchedulerService

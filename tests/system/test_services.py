@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from gateway.tokenizer import Tokenizer
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.fake_runner import fake_token
 from shared.checkpoint import Checkpoint
 from shared.ids import RequestId

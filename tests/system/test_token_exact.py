@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from gateway.tokenizer_loading import load_tokenizer
+from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.model_runner import ModelRunner
 from loadtest.transformers_peer import generate
 from pagestream.engine import LocalEngine

@@ -10,11 +10,11 @@ import openai
 import pytest
 from openai.types import Batch
 
-from gateway.archives import Archives
 from gateway.batches import batch_object, work
 from gateway.batches.lines import BATCH_PRIORITY
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
+from gateway.storage.archives import Archives
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.errors import ClaimLostError
 from shared.memory_bus import MemoryBus
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says

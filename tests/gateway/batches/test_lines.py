@@ -15,7 +15,7 @@ from gateway.batches.lines import (
     request_of,
     usage_of,
 )
-from gateway.loopback import Answer
+from gateway.http.loopback import Answer
 
 URL = "/v1/completions"
 

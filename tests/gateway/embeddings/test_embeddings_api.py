@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from gateway.embeddings.vectors import finished
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.tokenizer import Tokenizer
 from gpu_worker.fake_embedding import FAKE_HIDDEN_SIZE, fake_embedding
 from shared.sampling import Pooling
 from tests.gateway.conftest import Running, running_gateway, says

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
-from gateway.choice_text import ToolCall
-from gateway.openai_responses import ContentLogprob, PromptTokensDetails, Usage
+from gateway.protocol.openai_responses import ContentLogprob, PromptTokensDetails, Usage
 from gateway.responses.body import ResponseBody
 from gateway.responses.events import Piece, ResponseEvents
 from gateway.responses.resource import ResponseFault, ResponseResource
+from gateway.text.choice_text import ToolCall
 
 USAGE = Usage(3, 4, 7, PromptTokensDetails(2))
 ORDER = [

@@ -7,9 +7,9 @@ import msgspec
 import openai
 import pytest
 
-from gateway.archives import Archives
 from gateway.settings import GatewaySettings
-from gateway.tokenizer import Tokenizer
+from gateway.storage.archives import Archives
+from gateway.tokenizers.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
 from shared.messages import Fault
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.prompt_tokens import PromptTokenizer
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from pagestream.engine import LocalEngine
 from pagestream.offline.outputs import RequestOutput

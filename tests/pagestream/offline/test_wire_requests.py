@@ -1,7 +1,7 @@
 import pytest
 
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.prompt_tokens import PromptTokenizer
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.prompt_tokens import PromptTokenizer
 from pagestream.offline.prompts import Prompt
 from pagestream.offline.sampling_params import SamplingParams, StructuredOutputsParams
 from pagestream.offline.wire_requests import Request, WireRequests

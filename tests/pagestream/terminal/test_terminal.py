@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.gguf_tokenizer import tokenizer_from_gguf
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizers.gguf_tokenizer import tokenizer_from_gguf
+from gateway.tokenizers.tokenizer import Tokenizer
 from pagestream.cli import main
 from shared.messages import Fault, Submit
 from shared.packing import unpack_u32

@@ -1,0 +1,1 @@
+"""One API call: what is sent to the pool for it, and what comes back until its end."""

@@ -1,0 +1,233 @@
+"""One API call from its submission to its end, whoever ends it: the model, a stop string, an error or the client."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.completions.best_of import keep_best
+from gateway.completions.output_draft import OutputDraft
+from gateway.completions.prompt_report import echo, is_told, prompt_of
+from gateway.completions.submission import PreparedPrompt, Submission
+from gateway.monitoring.metrics import GatewayMetrics, RequestTimer
+from gateway.protocol.errors import GenerationError, error_of_fault
+from gateway.protocol.openai_responses import CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage
+from gateway.shapes.shape import Output, Prompt
+from gateway.streaming.gap import ChoiceStream
+from gateway.streaming.streams import ChoiceDelta, TokenRouter, TokenStream
+from gateway.text.choice_text import TextDelta
+from gateway.tokenizers.vocabulary import Vocabulary
+from shared.bus import GatewayBus
+from shared.messages import Cancel, Submit
+from shared.sampling import FinishCode
+
+_logger = logging.getLogger(__name__)
+
+
+class CompletionStarter(NamedTuple):
+    """What every completion needs, and none owns.
+
+    Attributes:
+        max_requests: Requests in the pool above which the bus refuses another one.
+    """
+
+    bus: GatewayBus
+    router: TokenRouter
+    vocabulary: Vocabulary
+    metrics: GatewayMetrics
+    max_requests: int
+
+    async def start(self, submission: Submission) -> "Completion":
+        """Send the requests. The stream is open before, so that no token comes too early.
+
+        Raises:
+            QueueFullError: the pool is full. Nothing of this call stays in it.
+            BusUnavailableError: Redis does not answer.
+        """
+        stream = self.router.open(submission.num_choices)
+        messages = submission.messages(self.bus.gateway_id, stream.first_handle)
+        completion = Completion(self, submission, stream, messages)
+        try:
+            await completion.submit()
+        except BaseException:
+            completion.close("rejected")
+            raise
+        return completion
+
+
+class Completion:
+    """The choices of one API call. Whoever starts it closes it.
+
+    Invariants: a request that may still be running when this closes is cancelled; no text of a choice comes before all
+    that is to be told of its prompt is here.
+    """
+
+    def __init__(
+        self,
+        shared: CompletionStarter,
+        submission: Submission,
+        stream: TokenStream,
+        messages: Sequence[Submit],
+    ) -> None:
+        self._shared = shared
+        self._submission = submission
+        self._stream = stream
+        self._messages = messages
+        self._num_sent = 0
+        self._is_accepted = False
+        self._timer = RequestTimer(shared.metrics, submission.num_choices)
+        self._choices = submission.readers(shared.vocabulary)
+        self._early: list[ChoiceDelta] = []
+        self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
+        self._finish_reason: FinishReason | None = None
+        self._is_closed = False
+
+    @property
+    def num_choices(self) -> int:
+        """Over all prompts."""
+        return len(self._choices)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every choice has ended."""
+        return all(choice.is_finished for choice in self._choices)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        num_prompt = sum(len(prompt.token_ids) for prompt in self._submission.prompts)
+        num_output = sum(choice.num_tokens for choice in self._choices)
+        firsts = self._stream.choices[:: self._submission.num_choices_per_prompt]
+        num_cached = sum(choice.num_cached_tokens for choice in firsts)
+        num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
+        return Usage(
+            num_prompt,
+            num_output,
+            num_prompt + num_output,
+            PromptTokensDetails(num_cached),
+            CompletionTokensDetails(num_reasoning),
+        )
+
+    async def submit(self) -> None:
+        """Put the requests on the bus, once."""
+        for message in self._messages:
+            self._num_sent += 1
+            await self._shared.bus.submit(message, max_requests=self._shared.max_requests)
+        self._is_accepted = True
+        self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What may be told of the prompts so far."""
+        return [self._told_prompt(choice) for choice in self._first_choices]
+
+    @property
+    def embeddings(self) -> list[bytes | None]:
+        """Of each choice's prompt, once it has ended: f32 [hidden_size], if that was asked for."""
+        return [choice.embedding for choice in self._stream.choices]
+
+    async def next(self) -> list[TextDelta]:
+        """Wait for more text or an end, and return all there is.
+
+        Raises:
+            RequestError: a choice could not be served, and with it the call.
+        """
+        waiting, self._early = [*self._early, *await self._stream.next()], []
+        return [text for delta in waiting if not self._choices[delta.choice].is_finished for text in self._take(delta)]
+
+    async def collect(self) -> list[Output]:
+        """Wait for the end of every choice; returns as many for each prompt as are answered.
+
+        Raises:
+            RequestError: a choice could not be served, and with it the call.
+        """
+        drafts = [OutputDraft() for _ in self._choices]
+        while not self.is_done:
+            for delta in await self.next():
+                drafts[delta.choice].add(delta)
+        outputs = [draft.output() for draft in drafts]
+        submission = self._submission
+        return keep_best(outputs, num_made=submission.num_choices_per_prompt, num_kept=submission.num_kept)
+
+    def close(self, reason: str = "disconnect") -> None:
+        """Forget the call, and cancel what may still be running of it. Calling it again does nothing.
+
+        Args:
+            reason: Why it is over, if it is not because every choice has ended.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._shared.router.close(self._stream)
+        n = self._submission.num_choices_per_prompt
+        for i, message in enumerate(self._messages[: self._num_sent]):
+            if not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
+                self._shared.router.cancel(Cancel(request_id=message.request_id, reason=reason))
+        if self._is_accepted:
+            self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
+
+    @property
+    def _first_choices(self) -> range:
+        """Of each prompt: they are told of it."""
+        return range(0, len(self._choices), self._submission.num_choices_per_prompt)
+
+    def _prompt_at(self, choice: int) -> PreparedPrompt:
+        return self._submission.prompts[choice // self._submission.num_choices_per_prompt]
+
+    def _first_of(self, choice: int) -> ChoiceStream:
+        return self._stream.choices[choice - choice % self._submission.num_choices_per_prompt]
+
+    def _told_prompt(self, choice: int) -> Prompt:
+        return prompt_of(self._prompt_at(choice).token_ids, self._first_of(choice).prompt_logprobs)
+
+    def _is_early(self, delta: ChoiceDelta) -> bool:
+        """Whether something of the prompt is still to be told. Other choices can be ahead of the first."""
+        prompt, first = self._prompt_at(delta.choice), self._first_of(delta.choice)
+        if prompt.sampling.prompt_logprobs is None or is_told(len(prompt.token_ids), first.prompt_logprobs):
+            return False
+        if first.num_tokens:
+            raise GenerationError("the log-probabilities of the prompt were lost")
+        return True
+
+    def _take(self, delta: ChoiceDelta) -> list[TextDelta]:
+        if delta.finish is FinishCode.ERROR:
+            raise error_of_fault(delta.fault)
+        if self._is_early(delta):
+            self._early.append(delta)
+            return []
+        if delta.tokens:
+            self._timer.tokens(delta.choice, len(delta.tokens))
+        self._check_logprobs(delta)
+        text = self._choices[delta.choice].push(delta.tokens, delta.finish, delta.logprobs)
+        if text.finish_reason is not None:
+            self._finish_reason = text.finish_reason
+        if text.stopped_here:
+            prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
+            request_id = self._messages[prompt].request_id
+            self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))
+        return [*self._echo(delta), text]
+
+    def _check_logprobs(self, delta: ChoiceDelta) -> None:
+        is_asked = self._prompt_at(delta.choice).sampling.logprobs is not None
+        if is_asked and len(delta.logprobs) != len(delta.tokens):
+            raise GenerationError("a worker gave tokens without the log-probabilities that the request asks for")
+
+    def _echo(self, delta: ChoiceDelta) -> list[TextDelta]:
+        if delta.choice not in self._unechoed or not (delta.tokens or delta.finish):
+            return []
+        self._unechoed.discard(delta.choice)
+        text = self._prompt_at(delta.choice).echo
+        return [echo(delta.choice, text, self._told_prompt(delta.choice), self._shared.vocabulary)]
+
+    def _report(self, reason: str) -> None:
+        self._timer.end(reason)
+        usage = self.usage
+        _logger.info(
+            "request %s ended: %s, %d prompt tokens (%d cached), %d output tokens, %.3f s to the first, %.3f s in all",
+            self._submission.completion_id,
+            reason,
+            usage.prompt_tokens,
+            usage.prompt_tokens_details.cached_tokens,
+            usage.completion_tokens,
+            self._timer.first_token_s or 0.0,
+            self._timer.elapsed_s,
+        )

@@ -1,0 +1,1 @@
+"""What an output must be, as a grammar that has been seen to compile."""

@@ -1,0 +1,1 @@
+"""How the pool and this gateway are, for people and for Prometheus."""

@@ -1,0 +1,1 @@
+"""OpenAI's API in types: what clients may send, what they are answered, and how errors look."""

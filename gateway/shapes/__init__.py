@@ -1,0 +1,1 @@
+"""How outputs become bodies and chunks, with what is told beside the text."""

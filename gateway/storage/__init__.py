@@ -1,0 +1,1 @@
+"""What outlives a request, and the jobs that it leaves."""

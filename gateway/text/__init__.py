@@ -1,0 +1,1 @@
+"""A choice's text while it grows. Pure."""

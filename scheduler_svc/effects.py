@@ -1,0 +1,60 @@
+"""What a term of leadership wants done on the bus. Its shell does one after another, in order."""
+
+from dataclasses import dataclass
+
+from shared.ids import StepId, WorkerId
+from shared.messages import PoolStatus, StepPlan, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Declare a writer dead: nothing is added to its streams any more."""
+
+    writer: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Read a writer's log from its beginning to its seal, and tell the term what stands there (`Term.read`)."""
+
+    writer: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Collect what earlier leaders received and did not finish (`Term.take_over`); from then on receive."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendPlan:
+    """Let a worker execute a step."""
+
+    worker: WorkerId
+    step: StepId
+    plan: StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Write and publish a result of our own: faults."""
+
+    writer: WorkerId
+    step: StepId
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End these entries of the inbox."""
+
+    entries: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell everybody how the pool is."""
+
+    status: PoolStatus
+
+
+Effect = Seal | Follow | TakeOver | SendPlan | Emit | Finish | Announce

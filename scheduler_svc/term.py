@@ -1,0 +1,161 @@
+"""One term of leadership, decided without I/O: events and the time in, effects out.
+
+1. It begins with the writers of the past. Each is sealed with the new epoch: earlier leaders' plans and earlier
+   workers' results are refused from here on, and workers come back under new names.
+2. The sealed logs are read one after another. They say what every client has been told.
+3. Unfinished requests are taken over, and go on from there.
+4. Messages, results and looks at who lives come in; plans, seals, faults and ends go out, until the lease is lost.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+
+from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.fault_writer import FaultWriter
+from scheduler_svc.recovery import CommittedOutputs
+from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.watch import Watch
+from shared.bus import Delivery, LoggedResult
+from shared.errors import PlanError
+from shared.ids import Epoch, GatewayId, StepId, WorkerId
+from shared.messages import Cancel, StepResult, Submit, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+
+class Term:
+    """A core, what feeds it, and what is to be done about it.
+
+    Invariants:
+        - a worker's log is followed from its welcome to its seal, and nothing of it moves on before;
+        - nothing is received before everything of the past has been read and taken over.
+
+    Args:
+        epoch: The term's own.
+        settings: Timeouts.
+        writers: Everyone, dead or alive, whose result stream exists as the term begins.
+    """
+
+    def __init__(self, epoch: Epoch, settings: SchedulerSettings, writers: Iterable[WorkerId]) -> None:
+        self.epoch = epoch
+        self._core = Scheduler(epoch)
+        self._faults = FaultWriter(epoch)
+        self._watch = Watch(settings)
+        self._unread = deque(writers)
+        self._sealed = set(self._unread)
+        self._outputs = CommittedOutputs()
+        self._is_leading = False
+        self._handled: list[str] = []
+        self._due: deque[Effect] = deque(map(Seal, self._unread))
+        self._read_next()
+
+    def gateways(self) -> set[GatewayId]:
+        """Those that have requests here."""
+        return self._core.gateways()
+
+    def take_over(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
+        """Go on with what earlier leaders did not finish. Comes once, before anything is received."""
+        outputs, self._outputs = self._outputs, CommittedOutputs()
+        for delivery in deliveries:
+            self._handle(delivery, outputs, now_s)
+        self._is_leading = True
+        log.info("leading with epoch %d, %d requests taken over", self.epoch, self._core.num_requests)
+
+    def receive(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
+        """Take in new messages."""
+        for delivery in deliveries:
+            self._handle(delivery, None, now_s)
+
+    def read(self, writer: WorkerId, entries: Iterable[LoggedResult]) -> None:
+        """Take in what stands next in a log that is followed. Behind a seal there is nothing but later terms' seals."""
+        for step, result in entries:
+            if result is None:
+                self._end_of_log(writer)
+                break
+            if writer in self._core.workers:
+                self._complete(writer, step, result)
+            else:
+                self._outputs.add([result])
+
+    def look(self, workers: Mapping[WorkerId, WorkerStatus], gateways: set[GatewayId], *, now_s: float) -> None:
+        """Draw conclusions from who lives: all workers, and those of `gateways()`, that have a heartbeat."""
+        for worker_id, status in workers.items():
+            self._welcome(worker_id, status.capabilities, now_s)
+        for worker_id, reason in self._watch.dead_workers(self._core, set(workers), now_s=now_s):
+            self._dismiss(worker_id, reason)
+        for gateway_id in self._watch.lost_gateways(self._core, gateways, now_s=now_s):
+            orphans = self._core.cancel_gateway(gateway_id)
+            log.warning("gateway %s is gone, %d requests cancelled", gateway_id, orphans)
+        if self._is_leading:
+            self._due.append(Announce(self._watch.pool_status(self._core, now_s=now_s)))
+
+    def effects(self, *, now_s: float) -> Iterator[Effect]:
+        """What is to be done now, in this order. Each is decided when it is asked for, by what is known then."""
+        while self._due:
+            yield self._due.popleft()
+        for worker_id in list(self._core.workers):
+            while planned := self._core.next_plan(worker_id, now_s=now_s):
+                yield SendPlan(worker_id, *planned)
+        outcomes = self._core.take_outcomes()
+        ended, self._handled = [*outcomes.finished, *self._handled], []
+        if outcomes.faults:
+            yield Emit(self._faults.writer_id, *self._faults.entry(outcomes.faults))
+        if ended:
+            yield Finish(ended)
+
+    def check(self) -> None:
+        """Assert the invariants of everything here."""
+        self._core.check()
+        assert not (self._is_leading and self._unread)
+
+    def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
+        match delivery.message:
+            case Submit() as submit:
+                progress = outputs.progress_of(submit) if outputs else None
+                self._core.submit(submit, entry=delivery.entry, progress=progress)
+                return
+            case Cancel() as cancel:
+                self._core.cancel(cancel)
+            case WorkerHello() as hello:
+                self._welcome(hello.worker_id, hello.capabilities, now_s)
+            case WorkerBye() as bye:
+                self._dismiss(bye.worker_id, "it said goodbye", level=logging.INFO)
+            case None:
+                log.error("dropped an undecodable message %s: %s", delivery.entry, delivery.error)
+        self._handled.append(delivery.entry)
+
+    def _welcome(self, worker_id: WorkerId, capabilities: WorkerCapabilities, now_s: float) -> None:
+        if worker_id in self._sealed or worker_id in self._core.workers:
+            return
+        log.info("worker %s joins: %s", worker_id, capabilities)
+        self._core.add_worker(worker_id, capabilities)
+        self._watch.welcome(worker_id, now_s=now_s)
+        self._due.append(Follow(worker_id))
+
+    def _dismiss(self, worker_id: WorkerId, reason: str, *, level: int = logging.WARNING) -> None:
+        """Declare a worker dead. Its log is read to the seal, and then its sequences move on."""
+        if worker_id in self._sealed or worker_id not in self._core.workers:
+            return
+        log.log(level, "worker %s leaves: %s", worker_id, reason)
+        self._core.suspend_worker(worker_id)
+        self._sealed.add(worker_id)
+        self._due.append(Seal(worker_id))
+
+    def _complete(self, worker_id: WorkerId, step: StepId, result: StepResult) -> None:
+        try:
+            self._core.complete(worker_id, step, result)
+        except PlanError as error:
+            self._dismiss(worker_id, str(error))
+
+    def _end_of_log(self, writer: WorkerId) -> None:
+        if writer in self._core.workers:
+            moved = self._core.remove_worker(writer)
+            log.info("worker %s is gone, %d sequences move on", writer, moved)
+        else:
+            self._unread.remove(writer)
+            self._read_next()
+
+    def _read_next(self) -> None:
+        self._due.append(Follow(self._unread[0]) if self._unread else TakeOver())

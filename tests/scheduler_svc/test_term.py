@@ -1,0 +1,182 @@
+"""One term of leadership, event by event: what it wants done, and in which order."""
+
+from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.term import Term
+from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
+from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.messages import (
+    Cancel,
+    Inbound,
+    StepResult,
+    Submit,
+    TokenBatch,
+    WorkerBye,
+    WorkerHello,
+    WorkerStatus,
+)
+from shared.packing import pack_u16, pack_u32, unpack_u32
+from shared.sampling import FinishCode, SamplingParams
+from tests.scheduler_svc.simulated_pool import capabilities
+
+SETTINGS = SchedulerSettings(redis_url="", worker_timeout_s=60, gateway_grace_s=10)
+GATEWAY, OLD, NEW = GatewayId("g"), WorkerId("w-old"), WorkerId("w-new")
+
+
+def submit(request: str = "r", *, handle: int = 0, prompt: tuple[int, ...] = (1, 2, 3)) -> Submit:
+    sampling = SamplingParams(max_tokens=8)
+    return Submit(
+        request_id=RequestId(request), gateway_id=GATEWAY, handle=Handle(handle), prompt=pack_u32(prompt),
+        sampling=sampling, arrived_ms=0,
+    )  # fmt: skip
+
+
+def tokens(
+    worker: WorkerId, step: StepId, *values: int, at: int = 0, slot: int = 0, ends: bool = False
+) -> LoggedResult:
+    finish = FinishCode.STOP if ends else FinishCode.RUNNING
+    batch = TokenBatch(
+        gateway_id=GATEWAY, worker_id=worker, step=step, previous=BEFORE_FIRST_STEP, slots=pack_u16([slot]),
+        handles=pack_u32([0]), indices=pack_u32([0]), counts=bytes([len(values)]), finishes=bytes([finish]),
+        tokens=pack_u32(values),
+    )  # fmt: skip
+    return LoggedResult(step, StepResult((batch,)))
+
+
+def seal(epoch: int) -> LoggedResult:
+    return LoggedResult(StepId(epoch, SEAL_STEP), None)
+
+
+def hello(worker: WorkerId) -> WorkerHello:
+    return WorkerHello(worker_id=worker, capabilities=capabilities())
+
+
+def status(worker: WorkerId) -> WorkerStatus:
+    return WorkerStatus(worker_id=worker, capabilities=capabilities(), last_step=BEFORE_FIRST_STEP)
+
+
+class Told:
+    """A term, what it is told, and what it wants."""
+
+    def __init__(self, *writers: WorkerId) -> None:
+        self.now_s = 0.0
+        self.term = Term(Epoch(7), SETTINGS, writers)
+
+    @classmethod
+    def leading(cls, *messages: Inbound) -> "Told":
+        told = cls()
+        assert told.wants() == [TakeOver()]
+        told.term.take_over([], now_s=0.0)
+        told.hears(*messages)
+        return told
+
+    def hears(self, *messages: Inbound) -> None:
+        deliveries = [Delivery(f"entry of {type(message).__name__}", message) for message in messages]
+        self.term.receive(deliveries, now_s=self.now_s)
+
+    def sees(self, *workers: WorkerId, gateways: tuple[GatewayId, ...] = (GATEWAY,)) -> None:
+        self.term.look({worker: status(worker) for worker in workers}, set(gateways), now_s=self.now_s)
+
+    def wants(self, *kinds: type[Effect]) -> list[Effect]:
+        effects = list(self.term.effects(now_s=self.now_s))
+        self.term.check()
+        return [effect for effect in effects if not kinds or isinstance(effect, kinds)]
+
+
+def test_everyone_of_the_past_is_sealed_and_read_to_the_seal_before_anything_is_taken_over() -> None:
+    told = Told(OLD, WorkerId("s3"))
+    assert told.wants() == [Seal(OLD), Seal(WorkerId("s3")), Follow(OLD)]
+    told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70, 71)])
+    assert told.wants() == []
+    told.term.read(OLD, [seal(5), seal(7)])
+    assert told.wants() == [Follow(WorkerId("s3"))]
+    told.term.read(WorkerId("s3"), [seal(7)])
+    assert told.wants() == [TakeOver()]
+    told.term.take_over([Delivery("1", submit()), Delivery("2", hello(OLD)), Delivery("3", hello(NEW))], now_s=0.0)
+    joins, plan, _, finish = told.wants()
+    assert (joins, finish) == (Follow(NEW), Finish(["2", "3"]))
+    assert (plan.worker, plan.step) == (NEW, StepId(7, 1))
+    assert list(unpack_u32(plan.plan.admitted[0].tokens)) == [1, 2, 3, 70, 71]
+
+
+def test_a_request_whose_end_was_told_under_the_old_leader_is_only_finished() -> None:
+    told = Told(OLD)
+    told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70, ends=True), seal(7)])
+    told.term.take_over([Delivery("1", submit())], now_s=0.0)
+    assert told.wants(SendPlan, Finish) == [Finish(["1"])]
+
+
+def test_nobody_is_told_of_a_leader_that_has_not_taken_over() -> None:
+    told = Told(OLD)
+    told.sees()
+    assert told.wants(Announce) == []
+    told.term.read(OLD, [seal(7)])
+    told.term.take_over([], now_s=0.0)
+    told.sees()
+    (announce,) = told.wants(Announce)
+    assert announce.status.epoch == 7
+
+
+def test_sequences_move_when_the_log_of_a_dead_worker_has_been_read_to_the_seal() -> None:
+    told = Told.leading(hello(OLD), submit())
+    assert [effect.worker for effect in told.wants(SendPlan)] == [OLD, OLD]
+    told.hears(hello(NEW), WorkerBye(worker_id=OLD))
+    assert told.wants(SendPlan, Seal) == [Seal(OLD)]
+    told.term.read(OLD, [tokens(OLD, StepId(7, 1), 70)])
+    assert told.wants(SendPlan) == []
+    told.term.read(OLD, [seal(7)])
+    first, *_ = told.wants(SendPlan)
+    assert first.worker == NEW
+    assert list(unpack_u32(first.plan.admitted[0].tokens)) == [1, 2, 3, 70]
+
+
+def test_a_worker_that_was_declared_dead_is_not_welcomed_again() -> None:
+    told = Told.leading(hello(OLD), WorkerBye(worker_id=OLD))
+    told.wants()
+    told.hears(hello(OLD))
+    told.sees(OLD)
+    assert told.wants(Follow, Seal) == []
+
+
+def test_a_worker_without_heartbeat_is_sealed_and_one_that_has_just_joined_is_not() -> None:
+    told = Told.leading(hello(OLD))
+    told.wants()
+    told.now_s = LIVENESS_TTL_S + 1
+    told.hears(hello(NEW))
+    told.sees()
+    assert told.wants(Seal) == [Seal(OLD)]
+
+
+def test_a_worker_that_answers_what_it_was_not_asked_is_sealed() -> None:
+    told = Told.leading(hello(OLD), submit())
+    told.wants()
+    told.term.read(OLD, [tokens(OLD, StepId(7, 1), 70, slot=5)])
+    assert told.wants(Seal) == [Seal(OLD)]
+
+
+def test_a_fault_is_in_the_log_before_its_request_is_finished() -> None:
+    told = Told.leading(hello(NEW), submit(prompt=(7,) * 200))
+    emit, finish = told.wants(Emit, Finish)
+    assert (emit.writer, emit.step) == (WorkerId("s7"), StepId(7, 1))
+    assert "200 tokens" in emit.result.batches[0].faults[0].message
+    assert sorted(finish.entries) == ["entry of Submit", "entry of WorkerHello"]
+
+
+def test_a_cancel_ends_its_request_and_itself() -> None:
+    told = Told.leading(hello(NEW), submit())
+    told.wants()
+    told.hears(Cancel(request_id=RequestId("r"), reason="disconnect"))
+    assert told.wants(Finish) == [Finish(["entry of Submit", "entry of Cancel"])]
+
+
+def test_requests_of_a_gateway_that_is_gone_are_cancelled_after_the_grace() -> None:
+    told = Told.leading(hello(NEW), submit())
+    for told.now_s, finished in [(0.0, False), (9.0, False), (11.0, True)]:
+        told.sees(NEW, gateways=())
+        assert bool([f for f in told.wants(Finish) if "entry of Submit" in f.entries]) == finished
+
+
+def test_an_undecodable_message_is_dropped_and_finished() -> None:
+    told = Told.leading()
+    told.term.receive([Delivery("1", None, "no message")], now_s=0.0)
+    assert told.wants() == [Finish(["1"])]
