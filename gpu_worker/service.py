@@ -38,6 +38,7 @@ _READ_TIMEOUT_S = 0.5
 _LONGEST_RETRY_S = 1.0
 _FAREWELL_S = 4.0
 """After the end, how long a bus that is away is waited for. Below its own timeout: a hanging one is waited for once."""
+_LONGEST_WORDS = 500
 
 
 class _Ending(enum.Enum):
@@ -197,9 +198,13 @@ class _Life:
     def _say_bye(self) -> None:
         if time.monotonic() - self._ended_at < _FAREWELL_S:
             with contextlib.suppress(BusUnavailableError):
-                self._persist(partial(self._bus.bye, self.worker))
+                self._persist(partial(self._bus.bye, self.worker, error=self._last_words()))
                 return
         _log.warning("Worker %s leaves without a word: Redis is away", self.worker)
+
+    def _last_words(self) -> str:
+        """What broke, in a few words, if something did: the scheduler holds it against what was being computed."""
+        return f"{type(self.error).__name__}: {self.error}"[:_LONGEST_WORDS] if self.error else ""
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

@@ -11,6 +11,7 @@ from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
 from pagestream.batch.command import run_batch
+from pagestream.dead_letters import command as dead_letters
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(dead_letters.app, name="dlq")
 for _command in (run_batch, chat, complete, plan):
     app.command()(_command)
 

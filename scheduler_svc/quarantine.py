@@ -98,7 +98,7 @@ class Quarantine:
         """Suspect all whom the worker had yet to answer for.
 
         Returns:
-            The one that is guilty, if that is certain. It is not held any more; its owner ends it, and `forget` follows.
+            The one that is guilty, if that is certain. It is not held any more, but to be ended and forgotten.
         """
         for suspect in at_risk:
             death = Death(worker_id, at_ms, reason, len(at_risk), suspect.num_output_tokens)

@@ -1,6 +1,7 @@
 """What an earlier leader left: how far each of its requests had come, read from the logs of committed tokens. Pure."""
 
 from collections.abc import Iterable
+from itertools import takewhile
 
 from scheduler_svc.progress import Progress
 from shared.ids import GatewayId, Handle
@@ -46,7 +47,8 @@ class CommittedOutputs:
         for choice in range(submit.sampling.n):
             key = (submit.gateway_id, Handle(submit.handle + choice))
             known = self._tokens.get(key, {})
-            output = tuple(known[index] for index in range(len(known)))
-            if output or key in self._ended:
-                progress[choice] = Progress(output, key in self._ended, self._cached.get(key, 0))
+            output = tuple(known[index] for index in takewhile(known.__contains__, range(len(known))))
+            has_ended = key in self._ended and len(output) == len(known)  # what follows a gap is computed again
+            if output or has_ended:
+                progress[choice] = Progress(output, has_ended, self._cached.get(key, 0))
         return progress

@@ -33,7 +33,7 @@ def error_of_fault(fault: Fault | None) -> RequestError:
     """What a choice's terminal fault means to the client."""
     if fault is None:
         return GenerationError("the request could not be finished")
-    error = GenerationError(fault.message)
+    error = GenerationError(fault.message, code=fault.code or None)
     error.status = fault.status
     if fault.status < HTTPStatus.INTERNAL_SERVER_ERROR:
         error.error_type = RequestError.error_type

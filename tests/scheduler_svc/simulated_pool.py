@@ -38,7 +38,7 @@ def capabilities(**changes) -> WorkerCapabilities:
     return WorkerCapabilities(**settings | changes)
 
 
-class WorkerKilled(Exception):
+class WorkerKilledError(Exception):
     """The request that a worker computed has killed it."""
 
 
@@ -136,7 +136,7 @@ class SimulatedPool:
         worker.book.apply(plan)
         try:
             output = worker.runner.step(plan)
-        except WorkerKilled:
+        except WorkerKilledError:
             self.num_deaths += 1
             self.kill(worker_id)
             return True
@@ -172,7 +172,7 @@ class SimulatedPool:
 
     def _compute(self, request_id, choice, positions, tokens) -> None:
         if self.poison.get(request_id, -1) in positions:
-            raise WorkerKilled
+            raise WorkerKilledError
 
     def run(self) -> None:
         moved = True

@@ -1,6 +1,7 @@
 """Requests that kill every worker are found and given up, quickly; nobody else is."""
 
 import math
+import random
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -11,10 +12,15 @@ from shared.dead_letters import Case, Death
 from shared.ids import RequestId, WorkerId
 from tests.scheduler_svc.simulated_pool import SimulatedPool
 
+MANY = 2000
+"""Rounds in which every request here could be computed several times over."""
+
 
 def run_with_restarts(pool: SimulatedPool, num_workers: int, *, most_deaths: int) -> None:
     """Until all is done: the dead are replaced, as by a supervisor."""
-    while pool.core.num_requests:
+    for _ in range(MANY):
+        if not pool.core.num_requests:
+            return
         while len(pool.workers) < num_workers:
             pool.add_worker()
         for worker in list(pool.workers):
@@ -23,6 +29,7 @@ def run_with_restarts(pool: SimulatedPool, num_workers: int, *, most_deaths: int
             if pool.execute(worker) and worker in pool.workers:
                 pool.deliver(worker)
         assert pool.num_deaths <= most_deaths, "nobody finds out"
+    raise AssertionError("somebody starves")
 
 
 def bound(num_requests: int, num_poisoned: int) -> int:
@@ -80,32 +87,39 @@ def test_every_poisoned_request_is_found_and_no_other_fails(data):
     assert given_up == poisoned
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(data=st.data())
-def test_workers_that_die_of_something_else_fail_no_request(data):
-    """As long as no machine dies over and over while one suspect is alone on it, which nobody could tell from poison."""
+def test_workers_that_die_of_something_else_fail_no_request():
+    """As long as none dies while one suspect is alone on it for the third time, which looks like poison."""
+    assert sum(lives_through_deaths(random.Random(seed)) for seed in range(20)) > 5
+
+
+def lives_through_deaths(randomness: random.Random) -> bool:
+    """Whether somebody was on trial meanwhile."""
+    was_held = False
     pool = SimulatedPool(num_blocks=200, max_num_seqs=16, max_num_batched_tokens=64, max_model_len=64)
     for index in range(12):
-        pool.submit([index, 1, 2], max_tokens=data.draw(st.integers(4, 40)))
-    while pool.core.num_requests:
+        pool.submit([index, 1, 2], max_tokens=randomness.randint(4, 40))
+    for _ in range(MANY):
         while len(pool.workers) < 3:
             pool.add_worker()
         for worker in list(pool.workers):
             pool.plan(worker)
             pool.plan(worker)
             trial = pool.core._isolation._quarantine.trial
+            was_held |= trial is not None
             is_alone = trial is not None and trial.worker_id == worker and len(trial.members) == 1
-            how = "live" if is_alone else data.draw(st.sampled_from(["live"] * 20 + ["die", "leave"]))
-            if how == "live":
+            if is_alone or randomness.random() > 0.15:
                 pool.execute(worker)
                 pool.deliver(worker)
             else:
-                (pool.kill if how == "die" else pool.leave)(worker)
+                randomness.choice([pool.kill, pool.kill, pool.leave])(worker)
             pool.core.check()
+        if not pool.core.num_requests:
+            break
     pool.run()
     pool.check_all_done()
     assert not pool.letters
     assert not pool.faults
+    return was_held
 
 
 def risk(*names: str) -> list[AtRisk]:
