@@ -29,7 +29,7 @@ serve: $(ENVIRONMENT) ## serve a model on this machine: MODEL=demo WORKERS=1 POR
 	@$(BIN)/pagestream serve $(MODEL) --workers $(WORKERS) --port $(PORT) $(ARGS)
 
 test: $(ENVIRONMENT) ## run all tests, on a real Redis and the demo model
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(ENVIRONMENT) ## run the tests that need no model and no whole stack
 	$(BIN)/pytest -m "not model" --ignore tests/system

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 
+from gateway.answering import Answering
 from gateway.api import public, v1
 from gateway.background import batch_jobs, response_jobs
 from gateway.batches.service import BatchService
@@ -16,7 +18,7 @@ from gateway.chat.chat_format import ChatFormat
 from gateway.chat.output_planner import OutputPlanner
 from gateway.completions.completion import CompletionStarter
 from gateway.completions.submission_builder import SubmissionBuilder
-from gateway.context import Gateway, LifespanState
+from gateway.context import Gateway, LifespanState, check_model_name
 from gateway.embeddings.service import EmbeddingService
 from gateway.files.shelf import FileShelf
 from gateway.grammars.grammar_check import GrammarCheck
@@ -27,6 +29,8 @@ from gateway.monitoring.metrics import GatewayMetrics
 from gateway.monitoring.pool_monitor import PoolMonitor
 from gateway.protocol.errors import install_error_handlers
 from gateway.responses.service import ResponseService
+from gateway.resumption.followers import Followers
+from gateway.resumption.keeper import StreamKeeper
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
 from gateway.streaming.streams import TokenRouter
@@ -56,11 +60,15 @@ class GatewayApp(FastAPI):
             max_logprobs=settings.max_logprobs,
             trusts_templates=settings.trust_request_chat_template,
         )
+        self._keeper = StreamKeeper(archives.streams, time.monotonic, grace_s=settings.resume_grace_s)
+        self._followers = Followers(bus, time.monotonic, self._epoch)
         completions = CompletionStarter(
             bus=bus,
             router=self.token_router,
             vocabulary=tokenizer.vocabulary,
             metrics=GatewayMetrics(settings.model_names[0]),
+            keeper=self._keeper,
+            followers=self._followers,
             max_requests=max_requests,
         )
         responses = ResponseService(archives.responses, submissions, completions, max_jobs=max_requests)
@@ -68,6 +76,9 @@ class GatewayApp(FastAPI):
         loopback = Loopback(self, self._lifespan_state, api_key=next(iter(settings.api_keys), ""))
         self._gateway = Gateway(
             settings=settings,
+            answering=Answering(
+                submissions, completions, self._monitor, partial(check_model_name, settings.model_names)
+            ),
             submissions=submissions,
             completions=completions,
             monitor=self._monitor,
@@ -99,7 +110,8 @@ class GatewayApp(FastAPI):
         self._grammar_check.prepare()
         await self._monitor.refresh()
         # In the order of their end: jobs are handed back, and cancelled in the pool, while tokens are still routed.
-        runners = (self._gateway.batch_jobs, self._gateway.response_jobs, self.token_router, self._monitor)
+        jobs = (self._gateway.batch_jobs, self._gateway.response_jobs)
+        runners = (*jobs, self._keeper, self._followers, self.token_router, self._monitor)
         background = [asyncio.create_task(runner.run()) for runner in runners]
         try:
             yield self._lifespan_state()
@@ -108,6 +120,15 @@ class GatewayApp(FastAPI):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+    def end_streams(self, status: int, message: str) -> None:
+        """End every stream that is open here with an error. Those that are kept can be gone on with elsewhere."""
+        self._keeper.hand_over()
+        self.token_router.fail_all(status, message)
+        self._followers.fail_all(status, message)
+
+    def _epoch(self) -> int | None:
+        return self._monitor.status.epoch if self._monitor.status else None
 
     def _lifespan_state(self) -> LifespanState:
         return {"gateway": self._gateway}

@@ -1,13 +1,15 @@
 """What every route finds in its request's state, and the checks that come before its work."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TypedDict, cast
 
 import msgspec
 from fastapi import Request, Response
 
+from gateway.answering import Answering
 from gateway.batches.service import BatchService
 from gateway.completions.completion import CompletionStarter
 from gateway.completions.submission_builder import SubmissionBuilder
@@ -25,6 +27,7 @@ class Gateway:
     """The collaborators of the routes, made once per application."""
 
     settings: GatewaySettings
+    answering: Answering
     submissions: SubmissionBuilder
     completions: CompletionStarter
     monitor: PoolMonitor
@@ -67,13 +70,28 @@ def check_api_key(request: Request) -> None:
         )
 
 
+def owner_of(request: Request) -> str:
+    """A name for whoever has this request's API key, which does not tell it."""
+    _, _, given = request.headers.get("authorization", "").partition(" ")
+    keys = gateway_of(request).settings.api_keys
+    return blake2b(given.strip().encode(), digest_size=8).hexdigest() if keys else ""
+
+
 def check_model(gateway: Gateway, name: str) -> None:
     """See that a model is served here.
 
     Raises:
         ModelNotFoundError: it is not.
     """
-    names = gateway.settings.model_names
+    check_model_name(gateway.settings.model_names, name)
+
+
+def check_model_name(names: Sequence[str], name: str) -> None:
+    """See that a model is one of those that are served.
+
+    Raises:
+        ModelNotFoundError: it is not.
+    """
     if name not in names:
         served = ", ".join(repr(known) for known in names)
         raise ModelNotFoundError(

@@ -63,7 +63,7 @@ class GatewayServer(uvicorn.Server):
         grace_s = self._settings.shutdown_timeout_s
         message = "the gateway is shutting down; send the request again"
         timers = [
-            call_later(grace_s, self._app.token_router.fail_all, HTTPStatus.SERVICE_UNAVAILABLE, message),
+            call_later(grace_s, self._app.end_streams, HTTPStatus.SERVICE_UNAVAILABLE, message),
             call_later(grace_s + _LAST_WORDS_S, self._cancel_requests),
         ]
         try:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from shared.bus import RESUME_GRACE_S
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
@@ -25,6 +27,8 @@ class GatewaySettings:
         pooling: What vector of a prompt an embedding is: the last token's, or the mean of all.
         max_file_bytes: Bytes of an uploaded file above which it is refused with 413.
         max_response_store_bytes: Bytes of kept responses, above which the oldest are dropped.
+        max_stream_store_bytes: Bytes of what is kept of streams, above which the oldest can no longer be resumed.
+        resume_grace_s: How long a request with an idempotency key runs on after its client has gone.
         max_file_store_bytes: Bytes of kept files, and of kept batches, above which a new one is refused.
         shutdown_timeout_s: How long running streams may go on after SIGTERM.
     """
@@ -46,6 +50,8 @@ class GatewaySettings:
     pooling: Literal["last", "mean"] = "last"
     max_file_bytes: int = 100 * 1024 * 1024
     max_response_store_bytes: int = 256 * 1024 * 1024
+    max_stream_store_bytes: int = 256 * 1024 * 1024
+    resume_grace_s: float = RESUME_GRACE_S
     max_file_store_bytes: int = 1024 * 1024 * 1024
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     shutdown_timeout_s: float = 5.0

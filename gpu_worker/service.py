@@ -12,7 +12,6 @@ name. The end on purpose (SIGTERM): finish the step in flight, emit it, say bye.
 """
 
 import contextlib
-import enum
 import logging
 import queue
 import random
@@ -23,12 +22,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from gpu_worker.delivery import DeliveryBook
+from gpu_worker.life import Ending, Life
 from gpu_worker.runner import Runner, StepOutput
-from shared.bus import HEARTBEAT_INTERVAL_S, LIVENESS_TTL_S, WorkerBus
+from shared.bus import HEARTBEAT_INTERVAL_S, WorkerBus
 from shared.errors import BusUnavailableError, PlanError, SealedError
-from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
-from shared.messages import StepPlan, WorkerStatus
+from shared.ids import StepId
+from shared.messages import StepPlan
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +40,6 @@ _FAREWELL_S = 4.0
 _LONGEST_WORDS = 500
 
 
-class _Ending(enum.Enum):
-    """Why a life is over."""
-
-    STOPPED = "stopped on purpose"
-    SEALED = "sealed"
-    OUT_OF_SYNC = "a gap in its plans"
-    FAILED = "an error"
-
-
 class WorkerService:
     """Serves one pool with one runner until it is stopped."""
 
@@ -57,13 +47,13 @@ class WorkerService:
         self._bus = bus
         self._runner = runner
         self._stopping = threading.Event()
-        self._life: _Life | None = None
+        self._threads: _Threads | None = None
 
     def stop(self) -> None:
         """Make `run` return after the step in flight. May be called from a signal handler or another thread."""
         self._stopping.set()
-        if self._life is not None:
-            self._life.end(_Ending.STOPPED)
+        if self._threads is not None:
+            self._threads.end(Ending.STOPPED)
 
     def run(self) -> int:
         """Serve until stopped; the process's exit code.
@@ -72,19 +62,20 @@ class WorkerService:
             Exception: whatever the runner or the bus raised that is not foreseen; the scheduler has been told.
         """
         while not self._stopping.is_set():
-            self._life = _Life(self._bus, self._runner)
+            life = Life(self._runner)
+            self._threads = _Threads(self._bus, life)
             if self._stopping.is_set():  # stop() came just before there was a life to end
                 break
-            ending = self._life.run()
-            if ending is _Ending.STOPPED:
+            ending = self._threads.run()
+            if ending is Ending.STOPPED:
                 break
-            if ending is _Ending.FAILED:
-                return self._fail(self._life)
-            _log.warning("Worker %s is over (%s): starting under a new name", self._life.worker, ending.value)
+            if ending is Ending.FAILED:
+                return self._fail(life)
+            _log.warning("Worker %s is over (%s): starting under a new name", life.worker, ending.value)
             self._runner.reset()
         return 0
 
-    def _fail(self, life: "_Life") -> int:
+    def _fail(self, life: Life) -> int:
         if isinstance(life.error, PlanError):
             _log.error("Worker %s cannot go on, plan %s: %s", life.worker, life.computing, life.error)
             return 1
@@ -92,30 +83,24 @@ class WorkerService:
         raise life.error
 
 
-class _Life:
-    """One worker name, from its registration to its end."""
+class _Threads:
+    """Those that live one life."""
 
-    def __init__(self, bus: WorkerBus, runner: Runner) -> None:
-        self.worker = WorkerId("")
-        self.error: BaseException | None = None
-        self.computing = BEFORE_FIRST_STEP
+    def __init__(self, bus: WorkerBus, life: Life) -> None:
         self._bus = bus
-        self._runner = runner
+        self._life = life
         self._plans: queue.SimpleQueue[tuple[StepId, StepPlan] | None] = queue.SimpleQueue()
         self._outputs: queue.SimpleQueue[tuple[StepId, StepPlan, StepOutput, int] | None] = queue.SimpleQueue()
-        self._last_step = BEFORE_FIRST_STEP
-        self._num_received = 0
-        self._num_computed = 0
-        self._ending: _Ending | None = None
         self._ended = threading.Event()
         self._ended_at = 0.0
 
-    def run(self) -> _Ending:
-        """Live. Returns why it ended; `error` holds what an unforeseen end raised."""
+    def run(self) -> Ending:
+        """Live. Returns why it ended."""
+        life = self._life
         threads: list[threading.Thread] = []
         try:
-            self.worker = self._persist(self._bus.register)
-            _log.info("Worker %s is ready", self.worker)
+            life.begin(self._persist(self._bus.register))
+            _log.info("Worker %s is ready", life.worker)
             threads = [self._start(work) for work in (self._receive, self._emit, self._show_life)]
             self._compute()
         except BusUnavailableError:
@@ -125,71 +110,53 @@ class _Life:
         self._outputs.put(None)
         for thread in threads:
             thread.join()
-        assert self._ending is not None
-        if self.worker and self._ending is not _Ending.SEALED:
+        assert life.ending is not None
+        if life.says_bye:
             self._say_bye()
-        return self._ending
+        return life.ending
 
-    def end(self, ending: _Ending) -> None:
+    def end(self, ending: Ending) -> None:
         """Let the threads come to their end. The first ending counts."""
-        if self._ending is None:
-            self._ending, self._ended_at = ending, time.monotonic()
+        if self._life.ending is None:
+            self._life.end(ending)
+            self._ended_at = time.monotonic()
         self._ended.set()
         self._plans.put(None)
 
     def _compute(self) -> None:
         while (item := self._plans.get()) is not None and not self._ended.is_set():
             step, plan = item
-            if not self._follows(step):
-                _log.warning("Plan %s does not follow plan %s", step, self._last_step)
-                return self.end(_Ending.OUT_OF_SYNC)
-            self.computing = step
             started_ns = time.perf_counter_ns()
-            output = self._runner.step(plan)
+            output = self._life.compute(step, plan)
+            if output is None:
+                return self.end(Ending.OUT_OF_SYNC)
             compute_us = (time.perf_counter_ns() - started_ns) // 1000
             self._outputs.put((step, plan, output, compute_us))
-            self._last_step = step
-            self._num_computed += 1
         return None
 
-    def _follows(self, step: StepId) -> bool:
-        """Within an epoch steps count up by one; a newer epoch begins at step 1."""
-        last = self._last_step
-        return step == last.next() if step.epoch == last.epoch else step.epoch > last.epoch and step.step == 1
-
     def _receive(self) -> None:
-        cursor = BEFORE_FIRST_STEP
+        life = self._life
         while not self._ended.is_set():
-            read = partial(self._bus.read_plans, self.worker, cursor, timeout_s=_READ_TIMEOUT_S)
-            plans = self._persist(read, farewell_s=0.0)
-            for step, plan in plans:
-                cursor = step
-                self._num_received += 1
+            read = partial(self._bus.read_plans, life.worker, life.cursor, timeout_s=_READ_TIMEOUT_S)
+            for step, plan in self._persist(read, farewell_s=0.0):
+                life.receive(step)
                 self._plans.put((step, plan))
 
     def _emit(self) -> None:
-        book = DeliveryBook(self.worker)
         while (item := self._outputs.get()) is not None:
             step, plan, output, compute_us = item
-            book.apply(plan)
-            result = book.result(step, output, compute_us)
-            self._persist(partial(self._bus.emit, self.worker, step, result))
+            result = self._life.answer(step, plan, output, compute_us)
+            self._persist(partial(self._bus.emit, self._life.worker, step, result))
 
     def _show_life(self) -> None:
-        seen: float | None = None
+        host = socket.gethostname()
         while True:
-            status = WorkerStatus(
-                worker_id=self.worker,
-                capabilities=self._runner.capabilities,
-                last_step=self._last_step,
-                num_queued_plans=self._num_received - self._num_computed,
-                host=socket.gethostname(),
-            )
+            status = self._life.status(host)
             try:
                 self._bus.heartbeat(status)
-                if seen is None or time.monotonic() - seen > LIVENESS_TTL_S:
-                    self._bus.hello(self.worker, self._runner.capabilities)
-                seen = time.monotonic()
+                if self._life.must_greet(time.monotonic()):
+                    self._bus.hello(status.worker_id, status.capabilities)
+                self._life.heard(time.monotonic())
             except BusUnavailableError as error:
                 _log.warning("No heartbeat: %s", error)
             if self._ended.wait(HEARTBEAT_INTERVAL_S):
@@ -198,13 +165,14 @@ class _Life:
     def _say_bye(self) -> None:
         if time.monotonic() - self._ended_at < _FAREWELL_S:
             with contextlib.suppress(BusUnavailableError):
-                self._persist(partial(self._bus.bye, self.worker, error=self._last_words()))
+                self._persist(partial(self._bus.bye, self._life.worker, error=self._last_words()))
                 return
-        _log.warning("Worker %s leaves without a word: Redis is away", self.worker)
+        _log.warning("Worker %s leaves without a word: Redis is away", self._life.worker)
 
     def _last_words(self) -> str:
         """What broke, in a few words, if something did: the scheduler holds it against what was being computed."""
-        return f"{type(self.error).__name__}: {self.error}"[:_LONGEST_WORDS] if self.error else ""
+        error = self._life.error
+        return f"{type(error).__name__}: {error}"[:_LONGEST_WORDS] if error else ""
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
@@ -212,7 +180,7 @@ class _Life:
                 work()
             except SealedError as error:
                 _log.warning("%s", error)
-                self.end(_Ending.SEALED)
+                self.end(Ending.SEALED)
             except BusUnavailableError:
                 _log.warning("Gave up on Redis after the end")
             except Exception as error:  # whatever it is, the process must not go on with a thread missing
@@ -223,9 +191,8 @@ class _Life:
         return thread
 
     def _fail(self, error: Exception) -> None:
-        if self.error is None:
-            self.error = error
-        self.end(_Ending.FAILED)
+        self._life.error = self._life.error or error
+        self.end(Ending.FAILED)
 
     def _persist(self, action: Callable[[], _T], *, farewell_s: float = _FAREWELL_S) -> _T:
         """Repeat an action until the bus answers. After the end only for `farewell_s` more."""

@@ -152,6 +152,9 @@ MaxResponseStoreBytes = Annotated[
 MaxFileStoreBytes = Annotated[
     int, _count("max-file-store-bytes", _API, "Redis memory for files, and again for batches; more are refused.")
 ]
+MaxStreamStoreBytes = Annotated[
+    int, _count("max-stream-store-bytes", _API, "Redis memory for what is kept to resume streams; the oldest give way.")
+]
 
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]
 MaxNumBatchedTokens = Annotated[

@@ -49,7 +49,7 @@ def dead_letter(request: Request, case: Case, *, at_ms: int) -> DeadLetter:
         reason=f"{len(case.deaths)} workers died while they computed it, the last one while it computed nothing else",
         at_ms=at_ms,
         request_id=request.submit.request_id,
-        gateway_id=request.gateway_id,
+        gateway_id=request.submit.gateway_id,
         deaths=case.deaths,
     )
 

@@ -18,7 +18,7 @@ from scheduler_svc.worker import PlanRecord, Worker
 from shared.dead_letters import Case
 from shared.errors import PlanError
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
-from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
+from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import unpack_u16, unpack_u32
 from shared.sampling import FinishCode
 
@@ -78,8 +78,8 @@ class Scheduler:
         return min((worker.capabilities.max_model_len for worker in self.workers.values()), default=0)
 
     def gateways(self) -> set[GatewayId]:
-        """Those that have requests here."""
-        return {request.gateway_id for request in self._requests.values()}
+        """Those that follow requests here."""
+        return {request.follower for request in self._requests.values()}
 
     def submit(
         self,
@@ -141,9 +141,17 @@ class Scheduler:
             if request := self._requests.get(request_id):
                 self._fail(request, [expiry_fault(request, sequence) for sequence in request.sequences])
 
+    def attach(self, attach: Attach) -> bool:
+        """Let another gateway follow a request. Whether there is such a request."""
+        request = self._requests.get(attach.request_id)
+        if request is None:
+            return False
+        request.follower = attach.follower
+        return True
+
     def cancel_gateway(self, gateway_id: GatewayId) -> int:
-        """End all requests of a gateway that is gone, and say how many there were."""
-        orphans = [request for request in self._requests.values() if request.gateway_id == gateway_id]
+        """End all requests that a gateway followed which is gone, and say how many there were."""
+        orphans = [request for request in self._requests.values() if request.follower == gateway_id]
         for request in orphans:
             for sequence in request.sequences:
                 self._finish(sequence)

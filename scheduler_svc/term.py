@@ -10,6 +10,8 @@
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Final
 
 from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.fault_writer import FaultWriter
@@ -20,10 +22,23 @@ from scheduler_svc.unreadable import refusals, unreadable
 from scheduler_svc.watch import Watch
 from shared.bus import Delivery, LoggedResult
 from shared.errors import PlanError
-from shared.ids import Epoch, GatewayId, StepId, WorkerId
-from shared.messages import Cancel, Fault, StepResult, Submit, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
+from shared.ids import Epoch, GatewayId, Handle, StepId, WorkerId
+from shared.messages import (
+    Attach,
+    Cancel,
+    Fault,
+    StepResult,
+    Submit,
+    WorkerBye,
+    WorkerCapabilities,
+    WorkerHello,
+    WorkerStatus,
+)
 
 log = logging.getLogger(__name__)
+
+
+_GONE: Final = "the request is no longer in the pool: it was cancelled, or given up since nobody followed it"
 
 
 class Term:
@@ -58,6 +73,7 @@ class Term:
         self._unreadable: set[WorkerId] = set()
         self._handled: list[str] = []
         self._refusals: list[tuple[GatewayId, Fault]] = []
+        self._unknown: list[Attach] = []
         self._due: deque[Effect] = deque(map(Seal, self._unread))
         self._read_next()
 
@@ -105,6 +121,7 @@ class Term:
         for gateway_id in self._watch.lost_gateways(self._core, gateways, now_s=now_s):
             orphans = self._core.cancel_gateway(gateway_id)
             log.warning("gateway %s is gone, %d requests cancelled", gateway_id, orphans)
+        self._refuse_unknown()
         if self._is_leading:
             self._due.append(Announce(self._watch.pool_status(self._core, now_s=now_s)))
 
@@ -143,6 +160,9 @@ class Term:
                 return
             case Cancel() as cancel:
                 self._core.cancel(cancel)
+            case Attach() as attach:
+                if not self._core.attach(attach):
+                    self._unknown.append(attach)
             case WorkerHello() as hello:
                 self._welcome(hello.worker_id, hello.capabilities, now_s)
             case WorkerBye() as bye:
@@ -150,6 +170,17 @@ class Term:
             case None:
                 self._refuse(delivery)
         self._handled.append(delivery.entry)
+
+    def _refuse_unknown(self) -> None:
+        """Tell those who follow a request that is no more. It is looked for twice: its `Submit` may come later."""
+        unknown, self._unknown = self._unknown, []
+        faults = []
+        for attach in unknown:
+            if not self._core.attach(attach):
+                handles = range(attach.handle, attach.handle + attach.num_choices)
+                faults += [(attach.gateway_id, Fault(Handle(handle), HTTPStatus.GONE, _GONE)) for handle in handles]
+        if faults:
+            self._due.append(Emit(self._faults.writer_id, *self._faults.entry(faults)))
 
     def _welcome(self, worker_id: WorkerId, capabilities: WorkerCapabilities, now_s: float) -> None:
         if worker_id in self._sealed or worker_id in self._core.workers:

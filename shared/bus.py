@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from shared.dead_letters import Case, DeadLetter, FiledLetter
 from shared.ids import Epoch, GatewayId, RequestId, StepId, WorkerId
 from shared.messages import (
+    Attach,
     Cancel,
     Inbound,
     PoolStatus,
@@ -40,6 +41,10 @@ SEALED_TTL_S = 900
 HEARTBEAT_INTERVAL_S = 0.5
 LIVENESS_TTL_S = 3.0
 """A heartbeat or lease older than this is gone."""
+
+
+RESUME_GRACE_S = 30.0
+"""How long a request runs on that nobody follows. Logs reach back further."""
 
 
 class Delivery(NamedTuple):
@@ -93,6 +98,12 @@ class GatewayBus(Protocol):
 
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request that another gateway, or this one, has submitted."""
+
+    def follow(self, gateway_id: GatewayId) -> "GatewayBus":
+        """The same pool as another gateway sees it: its feed, and its part of the logs. Whoever asks closes it."""
 
     def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; reconnects by itself; may lose messages silently."""

@@ -8,6 +8,7 @@ PagestreamError
 │   ├── NotFoundError           404
 │   │   └── ModelNotFoundError
 │   ├── RequestTooLargeError    413
+│   ├── KeyReusedError          422, an idempotency key that came with another request before
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
 │   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
@@ -19,6 +20,7 @@ PagestreamError
     ├── SealedError             this process was declared dead; it must start anew under a new name
     ├── LeaseLostError          another scheduler leads
     ├── ClaimLostError          another gateway works on this record, or it is gone
+    ├── RecordExistsError       a record of this id has been made before
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
@@ -70,6 +72,12 @@ class RequestTooLargeError(RequestError):
     """The body is larger than the gateway reads."""
 
     status = 413
+
+
+class KeyReusedError(RequestError):
+    """An idempotency key came with another request before."""
+
+    status = 422
 
 
 class QueueFullError(RequestError):
@@ -127,6 +135,10 @@ class LeaseLostError(BusError):
 
 class ClaimLostError(BusError):
     """What is written to a record comes from somebody who may no longer write to it."""
+
+
+class RecordExistsError(BusError):
+    """A record under an id that is taken."""
 
 
 class PlanError(BusError):

@@ -24,7 +24,7 @@ class PoolKeys:
 
     @property
     def control(self) -> str:
-        """Stream of `Cancel`, `WorkerHello`, `WorkerBye`. An entry lives until it is handled."""
+        """Stream of `Cancel`, `Attach`, `WorkerHello`, `WorkerBye`. An entry lives until it is handled."""
         return self._key("ctl")
 
     @property

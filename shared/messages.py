@@ -7,7 +7,8 @@ byte of every message is `VERSION`; a reader refuses any other. `tests/shared/go
 Who writes what to whom:
 
     req          Submit                          gateway -> scheduler
-    ctl          Cancel, WorkerHello, WorkerBye  gateway, worker -> scheduler
+    ctl          Cancel, Attach,                 gateway, worker -> scheduler
+                 WorkerHello, WorkerBye
     plan:<wid>   StepPlan                        scheduler -> worker
     res:<wid>    StepResult                      worker (and the scheduler, for faults) -> scheduler, gateways
     tok:<gw>     TokenBatch                      the fast copy of a StepResult's part for that gateway
@@ -64,6 +65,26 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field=
     reason: str
     choice: int | None = None
     delivered: tuple[int, ...] = ()
+
+
+class Attach(msgspec.Struct, frozen=True, kw_only=True, tag="attach", tag_field="t"):
+    """Another gateway follows a request's tokens, and wants them for as long as it lives itself.
+
+    A request's address, the `gateway_id` and `handle` of its `Submit`, never changes: who follows it reads what is
+    written to that address.
+
+    Attributes:
+        follower: Who wants the tokens now.
+        gateway_id: Of the address.
+        handle: Of choice 0 there.
+        num_choices: All of which are told if the request is no more.
+    """
+
+    request_id: RequestId
+    follower: GatewayId
+    gateway_id: GatewayId
+    handle: Handle
+    num_choices: int
 
 
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,7 +334,7 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float = 0.0
 
 
-Inbound = Submit | Cancel | WorkerHello | WorkerBye
+Inbound = Submit | Cancel | Attach | WorkerHello | WorkerBye
 """What a scheduler finds in its inbox: the streams `req` and `ctl`."""
 
 Message = Inbound | StepPlan | StepResult | TokenBatch | WorkerStatus | PoolStatus

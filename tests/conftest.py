@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # isort: split
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from gpu_worker.model_runner import ModelRunner
+
+
+LONG = ("system", "loadtest", "test_layers.py", "kernels", "gpu_worker")
+"""What takes long, below this directory."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that two processes that share the files out end together."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,27 @@
 """From the bus to the request that waits: one feed per gateway process, and the log where the feed has lost something.
 
-Owns the handles, and the order of tokens within each choice. What is new, repeated or missing is decided in `gap`.
+What is new, repeated or missing is decided in `gap`, and what is done about it in `routing`.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from gateway.streaming.gap import QUIET_S, ChoiceStream, Order, WriterCursors, items_of
+from gateway.streaming.gap import QUIET_S, ChoiceStream
+from gateway.streaming.routing import ListWriters, ReadLog, Routing
 from gateway.streaming.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
 from shared.errors import BusError
-from shared.ids import Handle, WorkerId
-from shared.messages import Cancel, Fault, TokenBatch
+from shared.ids import Handle, StepId, WorkerId
+from shared.messages import Cancel, Fault
 from shared.sampling import FinishCode
 
 _logger = logging.getLogger(__name__)
 
-_NUM_HANDLES: Final = 2**32
+RESUMED_ELSEWHERE: Final = "another connection has resumed this stream"
+
 _RETRY_S: Final = 0.5
 _CANCEL_ATTEMPTS: Final = 5
 _LAST_CANCELS_S: Final = 0.5
@@ -55,6 +58,10 @@ class TokenStream:
         """The handle of the first choice; the others follow."""
         return self.choices[0].handle
 
+    def choice(self, handle: Handle) -> ChoiceStream:
+        """The choice with this handle."""
+        return self.choices[handle - self.first_handle]
+
     async def next(self) -> list[ChoiceDelta]:
         """Wait for news, and return all there is."""
         while not self._changed:
@@ -72,39 +79,69 @@ class TokenStream:
 
 
 class TokenRouter:
-    """Takes every token of this gateway from the bus to its stream, exactly once and in order.
+    """Takes every token of this gateway from the bus to its stream, exactly once and in order: the shell of `Routing`.
 
     Invariant: `_streams` holds each handle of each open stream, and nothing else.
     """
 
-    def __init__(self, bus: GatewayBus, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: GatewayBus, clock: Callable[[], float], cursors: Mapping[WorkerId, StepId] | None = None
+    ) -> None:
         """Start with no stream.
 
         Args:
             bus: Where tokens come from.
             clock: Monotonic seconds.
+            cursors: By writer, where in the logs to begin; at their beginning if it is not there.
         """
         self._bus = bus
         self._clock = clock
         self._streams: dict[Handle, TokenStream] = {}
-        self._cursors = WriterCursors()
-        self._applying = asyncio.Lock()
-        self._next_handle = 0
+        self._routing = Routing(cursors)
+        self._reading = asyncio.Lock()
         self._cancels: set[asyncio.Task[None]] = set()
         self._can_read_logs = True
 
+    @property
+    def cursors(self) -> dict[WorkerId, StepId]:
+        """By writer, up to where its log is in the streams, but for those that have a gap."""
+        return self._routing.cursors
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return not self._streams
+
+    def is_open(self, handle: Handle) -> bool:
+        """Whether a stream has this handle."""
+        return handle in self._streams
+
     def open(self, num_choices: int) -> TokenStream:
         """A stream with that many choices, whose handles are consecutive and have not been used for long."""
-        now_s = self._clock()
-        first = self._free_handles(num_choices)
-        stream = TokenStream([ChoiceStream(Handle(first + i), now_s) for i in range(num_choices)])
+        stream = TokenStream(self._routing.open(num_choices, self._clock()))
         self._streams.update((choice.handle, stream) for choice in stream.choices)
         return stream
 
+    async def adopt(self, stream: TokenStream, cursors: Mapping[WorkerId, StepId]) -> None:
+        """Go on with a stream under the handles it has, and catch up with the logs if they can be read now.
+
+        Args:
+            stream: Another stream that has these handles ends with an error.
+            cursors: By writer, up to where its log is in the stream.
+        """
+        for choice in stream.choices:
+            self._routing.fail(choice.handle, Fault(choice.handle, HTTPStatus.CONFLICT, RESUMED_ELSEWHERE))
+        self._notify()
+        self._streams.update((choice.handle, stream) for choice in stream.choices)
+        self._routing.adopt(stream.choices, cursors)
+        await self._read()
+
     def close(self, stream: TokenStream) -> None:
         """Forget a stream. Tokens that still come for it are dropped."""
-        for choice in stream.choices:
-            self._streams.pop(choice.handle, None)
+        handles = [choice.handle for choice in stream.choices if self._streams.get(choice.handle) is stream]
+        self._routing.close(handles)
+        for handle in handles:
+            del self._streams[handle]
 
     def cancel(self, message: Cancel) -> None:
         """Tell the scheduler, without waiting for it, that tokens are not wanted."""
@@ -115,7 +152,8 @@ class TokenRouter:
     def fail_all(self, status: int, message: str) -> None:
         """End every open stream with an error."""
         for handle in list(self._streams):
-            self._fail(handle, Fault(handle, status, message))
+            self._routing.fail(handle, Fault(handle, status, message))
+        self._notify()
 
     def check(self) -> None:
         """Assert that nothing is open and nothing under way.
@@ -126,22 +164,11 @@ class TokenRouter:
         assert not self._streams, f"handles {sorted(self._streams)} were never closed"
         assert not self._cancels, f"{len(self._cancels)} cancels are still being sent"
 
-    async def read_logs(self) -> None:
-        """Apply whatever the logs hold beyond what has been read. Done once at the start, it passes over the past."""
-        async with self._applying:
-            try:
-                await self._backfill_all()
-            except BusError as error:
-                if self._can_read_logs:
-                    _logger.warning("the logs of tokens cannot be read: %s", error)
-                self._can_read_logs = False
-            else:
-                self._can_read_logs = True
-
     async def run(self) -> None:
         """Route tokens and watch for silence until cancelled; cancels under way are still sent if that goes quickly."""
         try:
-            await self.read_logs()
+            self._routing.read_all()  # what stood in the logs before is passed over
+            await self._read()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(self._follow_feed), name="token feed")
                 tasks.create_task(self._keep(self._watch), name="token watchdog")
@@ -162,93 +189,44 @@ class TokenRouter:
         feed = self._bus.feed()
         try:
             async for batch in feed:
-                async with self._applying:
-                    try:
-                        await self._receive(batch)
-                    except BusError as error:
-                        _logger.warning("a gap in the tokens of %s cannot be filled yet: %s", batch.worker_id, error)
+                self._routing.receive(batch, self._clock())
+                self._notify()
+                await self._read()
         finally:
             if isinstance(feed, AsyncGenerator):
                 await feed.aclose()
 
-    async def _receive(self, batch: TokenBatch) -> None:
-        has_gap = self._cursors.order(batch) is Order.AFTER_A_GAP and await self._backfill(batch.worker_id)
-        if self._apply(batch) or has_gap:
-            await self._backfill_all()
-
     async def _watch(self) -> None:
-        """Read the logs for choices that have been quiet for long: after the last message no other shows its loss."""
         while True:
             await asyncio.sleep(QUIET_S)
-            now_s = self._clock()
-            if any(choice.is_quiet(now_s) or choice.has_gap for choice in self._open_choices()):
-                await self.read_logs()
+            self._routing.watch(self._clock())
+            await self._read()
 
-    async def _backfill_all(self) -> None:
-        writers = await self._bus.writers()
-        for writer in writers:
-            await self._backfill(writer)
-        self._cursors.retain(writers)
-        for choice in self._open_choices():
-            if choice.has_gap:
-                message = f"output tokens from {choice.num_tokens} on were lost: no log holds them any more"
-                _logger.error("handle %d: %s", choice.handle, message)
-                self._fail(choice.handle, Fault(choice.handle, 500, message))
+    async def _read(self) -> None:
+        """Read of the logs what is missing."""
+        async with self._reading:
+            try:
+                while read := self._routing.next_read():
+                    await self._answer(read)
+                    self._notify()
+            except BusError as error:
+                self._routing.give_up()
+                if self._can_read_logs:
+                    _logger.warning("the logs of tokens cannot be read: %s", error)
+                self._can_read_logs = False
 
-    async def _backfill(self, writer: WorkerId) -> bool:
-        """Apply what a writer's log holds above the cursor. Whether some choice now has a gap."""
-        cursor = self._cursors.of(writer)
-        if cursor.is_seal:
-            return False
-        read_to, batches = await self._bus.backfill(writer, cursor)
-        has_gap = False
-        for batch in batches:
-            has_gap |= self._apply(batch)
-        self._cursors.advance(writer, read_to)
-        return has_gap
+    async def _answer(self, read: ReadLog | ListWriters) -> None:
+        match read:
+            case ReadLog(writer, after):
+                read_to, batches = await self._bus.backfill(writer, after)
+                self._routing.take_log(writer, read_to, batches, self._clock())
+            case ListWriters():
+                self._routing.take_writers(await self._bus.writers())
+        self._can_read_logs = True
 
-    def _apply(self, batch: TokenBatch) -> bool:
-        """Give a batch's items to their streams, unless that has been done. Whether some choice now has a gap."""
-        if self._cursors.order(batch) is Order.SEEN:
-            return False
-        self._cursors.advance(batch.worker_id, batch.step)
-        now_s = self._clock()
-        has_gap = False
-        for span in batch.prompt_logprobs:
-            if stream := self._streams.get(span.handle):
-                stream.choices[span.handle - stream.first_handle].accept_prompt(span, now_s)
-                stream.notify(span.handle)
-        for embedding in batch.embeddings:
-            if stream := self._streams.get(embedding.handle):
-                stream.choices[embedding.handle - stream.first_handle].embedding = embedding.vector
-        for item in items_of(batch):
-            if stream := self._streams.get(item.handle):
-                choice = stream.choices[item.handle - stream.first_handle]
-                choice.accept(item, now_s)
-                has_gap |= choice.has_gap
-                stream.notify(item.handle)
-        for fault in batch.faults:
-            self._fail(fault.handle, fault)
-        return has_gap
-
-    def _fail(self, handle: Handle, fault: Fault) -> None:
-        if stream := self._streams.get(handle):
-            stream.choices[handle - stream.first_handle].fail(fault)
-            stream.notify(handle)
-
-    def _open_choices(self) -> Iterable[ChoiceStream]:
-        return [stream.choices[handle - stream.first_handle] for handle, stream in self._streams.items()]
-
-    def _free_handles(self, num_choices: int) -> int:
-        first = self._next_handle
-        while True:
-            if first + num_choices > _NUM_HANDLES:
-                first = 0
-            taken = [handle for handle in range(first, first + num_choices) if Handle(handle) in self._streams]
-            if not taken:
-                self._next_handle = first + num_choices
-                return first
-            first = taken[-1] + 1
+    def _notify(self) -> None:
+        for handle in self._routing.take_changed():
+            self._streams[handle].notify(handle)
 
     async def _send_cancel(self, message: Cancel) -> None:
         for attempt in range(1, _CANCEL_ATTEMPTS + 1):

@@ -6,16 +6,23 @@ from collections.abc import AsyncIterator
 from shared.admission import queue_full
 from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.memory_bus.state import PoolState
-from shared.messages import Cancel, PoolStatus, Submit, TokenBatch
+from shared.messages import Attach, Cancel, PoolStatus, Submit, TokenBatch
 from shared.usage import HourlyUsage, UsageRecord, hourly
 
 
 class MemoryGatewayBus:
-    """Implements `GatewayBus`."""
+    """Implements `GatewayBus`.
 
-    def __init__(self, state: PoolState, gateway_id: GatewayId) -> None:
+    Args:
+        state: Of the pool.
+        gateway_id: Whose side this is.
+        is_own: Whether it is that gateway's own, whose life ends with it.
+    """
+
+    def __init__(self, state: PoolState, gateway_id: GatewayId, *, is_own: bool = True) -> None:
         self._state = state
         self._gateway_id = gateway_id
+        self._is_own = is_own
 
     @property
     def gateway_id(self) -> GatewayId:
@@ -41,6 +48,16 @@ class MemoryGatewayBus:
         with self._state.changed:
             self._state.control.add(message)
             self._state.notify()
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request."""
+        with self._state.changed:
+            self._state.control.add(message)
+            self._state.notify()
+
+    def follow(self, gateway_id: GatewayId) -> "MemoryGatewayBus":
+        """The same pool as another gateway sees it."""
+        return MemoryGatewayBus(self._state, gateway_id, is_own=False)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens, from the first step of the iteration on."""
@@ -100,4 +117,5 @@ class MemoryGatewayBus:
     async def close(self) -> None:
         """Be gone at once, as after a missed heartbeat."""
         with self._state.changed:
-            self._state.gateway_seen.pop(self._gateway_id, None)
+            if self._is_own:
+                self._state.gateway_seen.pop(self._gateway_id, None)

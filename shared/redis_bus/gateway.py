@@ -12,7 +12,7 @@ from shared.bus import LIVENESS_TTL_S
 from shared.errors import BusUnavailableError, MessageError
 from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.keys import PoolKeys
-from shared.messages import Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
+from shared.messages import Attach, Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
 from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import ADMIT
 from shared.usage import HourlyUsage, UsageRecord, decode_usage, hourly
@@ -26,10 +26,10 @@ _RECONNECT_S = 0.25
 class RedisGatewayBus:
     """Implements `GatewayBus`. Made by `connect`."""
 
-    def __init__(self, url: str, pool: str) -> None:
+    def __init__(self, url: str, pool: str, gateway_id: GatewayId | None = None) -> None:
         self._url = url
         self._keys = PoolKeys(pool)
-        self._gateway_id = GatewayId(f"gw-{uuid.uuid4().hex[:12]}")
+        self._gateway_id = gateway_id or GatewayId(f"gw-{uuid.uuid4().hex[:12]}")
         self._commands = AsyncConnection(url, self._gateway_id)
         self._logs = AsyncConnection(url, f"{self._gateway_id}-logs")
 
@@ -64,6 +64,14 @@ class RedisGatewayBus:
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
         await self._commands.call("XADD", self._keys.control, "*", "d", encode(message))
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request. Told twice is as good as once."""
+        await self._commands.call("XADD", self._keys.control, "*", "d", encode(message), is_repeatable=True)
+
+    def follow(self, gateway_id: GatewayId) -> "RedisGatewayBus":
+        """The same pool as another gateway sees it; connects on first use."""
+        return RedisGatewayBus(self._url, self._keys.pool, gateway_id)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; subscribes again by itself; may lose messages silently."""

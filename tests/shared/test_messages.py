@@ -17,6 +17,7 @@ from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.messages import (
     VERSION,
     Admitted,
+    Attach,
     Cancel,
     Embedding,
     Fault,
@@ -98,6 +99,13 @@ MESSAGES: dict[str, Message] = {
         api_key_id="key-1",
     ),
     "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1, delivered=(17,)),
+    "attach": Attach(
+        request_id=RequestId("r-1"),
+        follower=GatewayId("gw-2"),
+        gateway_id=GatewayId("gw-1"),
+        handle=Handle(7),
+        num_choices=2,
+    ),
     "worker_hello": WorkerHello(worker_id=WorkerId("w1"), capabilities=CAPABILITIES),
     "worker_bye": WorkerBye(worker_id=WorkerId("w1"), error="out of memory"),
     "step_plan": StepPlan(
@@ -145,7 +153,7 @@ MESSAGES: dict[str, Message] = {
         tokens_per_s=950.5,
     ),
 }
-INBOUND = {"submit", "cancel", "worker_hello", "worker_bye"}
+INBOUND = {"submit", "cancel", "attach", "worker_hello", "worker_bye"}
 MAPS = INBOUND | {"worker_status", "pool_status"}
 
 

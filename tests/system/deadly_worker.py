@@ -1,4 +1,4 @@
-"""A worker process with a fake runner that dies of prompts that begin with one token: `python -m tests.system.deadly_worker REDIS_URL`."""
+"""A fake worker that dies of prompts with one first token: `python -m tests.system.deadly_worker REDIS_URL`."""
 
 import os
 import signal

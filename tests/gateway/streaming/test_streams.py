@@ -114,7 +114,7 @@ async def test_tokens_of_a_dead_worker_are_found_when_another_goes_on() -> None:
         for position in range(5, 9):
             await second.emit({handle: position}, ends=position == 8)
         assert await read_all(stream) == expected(stream, 9)
-        assert router._cursors.of(WorkerId("w-1")) == StepId(1, SEAL_STEP)
+        assert router._routing._cursors.of(WorkerId("w-1")) == StepId(1, SEAL_STEP)
         router.close(stream)
 
 
@@ -163,7 +163,7 @@ async def test_what_stood_in_the_logs_before_the_start_is_passed_over() -> None:
     writer = Writer(memory, "w-1", gateway.gateway_id)
     await writer.emit({Handle(0): 0})
     async with routing(gateway) as router:
-        await eventually(lambda: router._cursors.of(WorkerId("w-1")) == StepId(1, 1))
+        await eventually(lambda: router._routing._cursors.of(WorkerId("w-1")) == StepId(1, 1))
 
 
 async def test_tokens_of_a_closed_stream_are_dropped() -> None:
@@ -195,7 +195,7 @@ async def test_handles_are_consecutive_and_skip_those_still_in_use() -> None:
     router = TokenRouter(MemoryBus().gateway(), lambda: 0.0)
     first = router.open(3)
     assert [choice.handle for choice in first.choices] == [0, 1, 2]
-    router._next_handle = 2**32 - 1
+    router._routing._next_handle = 2**32 - 1
     second = router.open(2)
     assert [choice.handle for choice in second.choices] == [3, 4]
     router.close(first)
