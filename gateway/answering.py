@@ -11,10 +11,11 @@ from fastapi import Request, Response
 from gateway.completions.completion import Completion, CompletionStarter
 from gateway.completions.submission import Submission
 from gateway.completions.submission_builder import SubmissionBuilder
+from gateway.deadlines import deadline_of_header, with_deadline
 from gateway.http.connection import EventStreamResponse, WholeResponse
 from gateway.http.sse import EventWriter
 from gateway.monitoring.pool_monitor import PoolMonitor
-from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody
+from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
 from gateway.resumption.event_id import EventId, EventNumbers
 from gateway.resumption.keeper import StreamKeeper
 from gateway.resumption.record import StreamRecord, keyed_name
@@ -72,12 +73,16 @@ class Caller(NamedTuple):
         request_key: New for every call.
         idempotency_key: The same for every attempt at the same call; None if that is not wanted.
         last_event_id: The last event that the client has of a stream that it wants to go on with.
+        deadline_ms: Milliseconds that the client waits, if it says so by a header.
+        arrived_ms: Unix time of the call.
     """
 
     owner: str
     request_key: str
     idempotency_key: str | None = None
     last_event_id: str | None = None
+    deadline_ms: int | None = None
+    arrived_ms: int = 0
 
     @classmethod
     def of(cls, request: Request, owner: str) -> "Caller":
@@ -92,7 +97,14 @@ class Caller(NamedTuple):
                 f"'Idempotency-Key' has {len(key)} characters; send 1 to {_MAX_KEY_CHARACTERS} printable ones",
                 param="Idempotency-Key",
             )
-        return cls(owner, request.state.request_key, key, request.headers.get("last-event-id"))
+        return cls(
+            owner,
+            request.state.request_key,
+            idempotency_key=key,
+            last_event_id=request.headers.get("last-event-id"),
+            deadline_ms=deadline_of_header(request.headers),
+            arrived_ms=time.time_ns() // 1_000_000,
+        )
 
 
 class Answering:
@@ -125,6 +137,7 @@ class Answering:
         Raises:
             InvalidRequestError: the body is wrong.
             KeyReusedError: the idempotency key came with another call before.
+            DeadlineUnreachableError: it could not be answered in time.
             QueueFullError: the pool is full.
             BusUnavailableError: Redis does not answer.
         """
@@ -140,6 +153,7 @@ class Answering:
         self._check_model(body.model)
         key = caller.request_key if name is None else name + caller.request_key[:_ATTEMPT_CHARACTERS]
         submission = await endpoint.submission(self._submissions, body, f"{endpoint.prefix}{key}")
+        submission = self._on_behalf(submission, body, caller)
         record = StreamRecord(
             stream_id=submission.completion_id,
             endpoint=endpoint.name,
@@ -179,6 +193,12 @@ class Answering:
         submission = await endpoint.submission(self._submissions, body, record.stream_id)
         completion = await self._completions.resume(submission, kept)
         return self._response(endpoint, body, record, completion, seen=seen, headers=headers)
+
+    def _on_behalf(self, submission: Submission, body: GenerationBody, caller: Caller) -> Submission:
+        """The call with its owner and its deadline: the body's and the header's, whichever comes first."""
+        allowed_ms = min((ms for ms in (body.deadline_ms, caller.deadline_ms) if ms is not None), default=None)
+        owned = submission._replace(api_key_id=caller.owner)
+        return with_deadline(owned, allowed_ms, arrived_ms=caller.arrived_ms, status=self._monitor.status)
 
     async def _again(self, earlier: StreamRecord, endpoint: Endpoint, data: bytes, caller: Caller) -> Response:
         """The answer to a call that is made again."""

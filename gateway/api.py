@@ -26,6 +26,7 @@ from gateway.protocol.openai_responses import (
 from gateway.responses.routes import router as responses
 from gateway.resumption.event_id import EventId, parse_counts
 from gateway.tokenization.routes import router as tokenization
+from gateway.usage import router as usage
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +44,7 @@ class Version(msgspec.Struct, frozen=True):
 
 public = APIRouter()
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
-for router in (responses, embeddings, files, batches):
+for router in (responses, embeddings, files, batches, usage):
     v1.include_router(router)
 public.include_router(tokenization)
 

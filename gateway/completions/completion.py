@@ -1,5 +1,6 @@
 """One API call from its submission to its end, whoever ends it: the model, a stop string, an error or the client."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.completions.best_of import keep_best
+from gateway.completions.expiry import expire
 from gateway.completions.output_draft import OutputDraft
 from gateway.completions.prompt_report import echo, is_told, prompt_of
 from gateway.completions.submission import PreparedPrompt, Submission
@@ -130,6 +132,7 @@ class Completion:
         self._early: list[ChoiceDelta] = []
         self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
         self._finish_reason: FinishReason | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -164,6 +167,7 @@ class Completion:
             self._num_sent += 1
             await self._shared.bus.submit(message, max_requests=self._shared.max_requests)
         self._is_accepted = True
+        self._expiry = expire(self._stream, self._submission.deadline_ms)
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
     @property
@@ -212,6 +216,8 @@ class Completion:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._shared.router.close(self._stream)
         if self.journal is None:
             self._cancel(reason)
@@ -226,8 +232,11 @@ class Completion:
     def _cancel(self, reason: str) -> None:
         n = self._submission.num_choices_per_prompt
         for i, message in enumerate(self._messages[: self._num_sent]):
-            if not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
-                self._shared.router.cancel(Cancel(request_id=message.request_id, reason=reason))
+            choices = self._choices[i * n : (i + 1) * n]
+            if not all(choice.is_finished for choice in choices):
+                delivered = tuple(choice.num_tokens for choice in choices)
+                cancel = Cancel(request_id=message.request_id, reason=reason, delivered=delivered)
+                self._shared.router.cancel(cancel)
 
     def _lose(self) -> None:
         """Somebody else goes on with this call."""
@@ -277,7 +286,9 @@ class Completion:
             if text.stopped_here:
                 prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
                 request_id = self._messages[prompt].request_id
-                self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))
+                delivered = (self._choices[delta.choice].num_tokens,)
+                cancel = Cancel(request_id=request_id, reason="stop", choice=choice, delivered=delivered)
+                self._shared.router.cancel(cancel)
             yield text
             if text.finish_reason is not None:
                 return

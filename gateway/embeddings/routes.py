@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.context import check_model, gateway_of, json_response
+from gateway.context import check_model, gateway_of, json_response, owner_of
 from gateway.embeddings.body import EmbeddingBody, EmbeddingList
 from gateway.http.connection import WorkResponse, read_body
 from gateway.http.openapi import documented
@@ -19,6 +19,7 @@ async def create_embeddings(request: Request) -> Response:
     check_model(gateway, body.model)
 
     async def work() -> Response:
-        return json_response(await gateway.embeddings.embed(body, f"embd-{request.state.request_key}"))
+        name, api_key_id = f"embd-{request.state.request_key}", owner_of(request)
+        return json_response(await gateway.embeddings.embed(body, name, api_key_id=api_key_id))
 
     return WorkResponse(work)

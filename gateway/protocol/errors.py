@@ -13,7 +13,6 @@ from gateway.protocol.openai_responses import ErrorBody, ErrorDetail
 from shared.errors import (
     BusUnavailableError,
     InvalidRequestError,
-    QueueFullError,
     RequestError,
     ServiceUnavailableError,
 )
@@ -73,7 +72,7 @@ def error_json(error: RequestError) -> bytes:
 def error_response(error: Exception) -> Response:
     """The response that ends a failed call."""
     known = as_request_error(error)
-    headers = {"retry-after": str(known.retry_after_s)} if isinstance(known, QueueFullError) else {}
+    headers = {"retry-after": str(known.retry_after_s)} if known.retry_after_s is not None else {}
     if known.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, HTTPException):

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.completions.completion import Completion
-from gateway.context import Gateway, check_model, gateway_of, json_response
+from gateway.context import Gateway, check_model, gateway_of, json_response, owner_of
 from gateway.http.connection import WholeResponse, read_body
 from gateway.http.openapi import documented
 from gateway.responses.body import ResponseBody
@@ -53,7 +53,7 @@ async def create_response(request: Request) -> Response:
     draft = await gateway.responses.draft(body)
     if body.background:
         return await _in_background(gateway, draft, data)
-    completion = await gateway.responses.start(draft.submission)
+    completion = await gateway.responses.start(draft.submission._replace(api_key_id=owner_of(request)))
     if body.stream:
         return LiveStream(gateway.responses, draft.stored, completion)
 
