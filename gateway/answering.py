@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from fastapi import Request, Response
 
+from gateway.access.keyring import ApiKey
 from gateway.completions.completion import Completion, CompletionStarter
 from gateway.completions.submission import Submission
 from gateway.completions.submission_builder import SubmissionBuilder
@@ -69,7 +70,7 @@ class Caller(NamedTuple):
     """Who calls, and how.
 
     Attributes:
-        owner: Whose streams and keys these are; empty if nobody is told from anybody else.
+        key: Whose streams these are, and whose prefixes.
         request_key: New for every call.
         idempotency_key: The same for every attempt at the same call; None if that is not wanted.
         last_event_id: The last event that the client has of a stream that it wants to go on with.
@@ -77,7 +78,7 @@ class Caller(NamedTuple):
         arrived_ms: Unix time of the call.
     """
 
-    owner: str
+    key: ApiKey
     request_key: str
     idempotency_key: str | None = None
     last_event_id: str | None = None
@@ -85,7 +86,7 @@ class Caller(NamedTuple):
     arrived_ms: int = 0
 
     @classmethod
-    def of(cls, request: Request, owner: str) -> "Caller":
+    def of(cls, request: Request, api_key: ApiKey) -> "Caller":
         """Read the headers.
 
         Raises:
@@ -98,7 +99,7 @@ class Caller(NamedTuple):
                 param="Idempotency-Key",
             )
         return cls(
-            owner,
+            api_key,
             request.state.request_key,
             idempotency_key=key,
             last_event_id=request.headers.get("last-event-id"),
@@ -143,14 +144,16 @@ class Answering:
         """
         if caller.last_event_id is not None:
             event_id = EventId.parse(caller.last_event_id)
-            return await self.resume(event_id.stream_id, event_id.seen, caller.owner)
+            return await self.resume(event_id.stream_id, event_id.seen, caller.key.name)
         name = None
         if caller.idempotency_key is not None:
-            name = keyed_name(caller.owner, endpoint.name, caller.idempotency_key)
+            name = keyed_name(caller.key.name, endpoint.name, caller.idempotency_key)
             if earlier := await self._keeper.find(name):
                 return await self._again(earlier, endpoint, data, caller)
         body = endpoint.body.parse(data)
         self._check_model(body.model)
+        await self._completions.check_room(self._monitor.status)
+        body.cache_salt = caller.key.salt(body.cache_salt)
         key = caller.request_key if name is None else name + caller.request_key[:_ATTEMPT_CHARACTERS]
         submission = await endpoint.submission(self._submissions, body, f"{endpoint.prefix}{key}")
         submission = self._on_behalf(submission, body, caller)
@@ -158,7 +161,7 @@ class Answering:
             stream_id=submission.completion_id,
             endpoint=endpoint.name,
             body=data,
-            owner=caller.owner,
+            owner=caller.key.name,
             is_keyed=name is not None,
             created=int(time.time()),
             system_fingerprint=fingerprint(VERSION, self._monitor.status),
@@ -197,7 +200,7 @@ class Answering:
     def _on_behalf(self, submission: Submission, body: GenerationBody, caller: Caller) -> Submission:
         """The call with its owner and its deadline: the body's and the header's, whichever comes first."""
         allowed_ms = min((ms for ms in (body.deadline_ms, caller.deadline_ms) if ms is not None), default=None)
-        owned = submission._replace(api_key_id=caller.owner)
+        owned = submission._replace(api_key_id=caller.key.name)
         return with_deadline(owned, allowed_ms, arrived_ms=caller.arrived_ms, status=self._monitor.status)
 
     async def _again(self, earlier: StreamRecord, endpoint: Endpoint, data: bytes, caller: Caller) -> Response:
@@ -208,7 +211,7 @@ class Answering:
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
-        return await self.resume(earlier.stream_id, (), caller.owner, headers={"idempotent-replayed": "true"})
+        return await self.resume(earlier.stream_id, (), caller.key.name, headers={"idempotent-replayed": "true"})
 
     def _response(
         self,

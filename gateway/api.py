@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.answering import CHAT, TEXT, VERSION, Caller, Endpoint
 from gateway.batches.routes import router as batches
-from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response, owner_of
+from gateway.context import Gateway, check_admin, check_model, gateway_of, json_response, key_of
 from gateway.embeddings.routes import router as embeddings
 from gateway.files.routes import router as files
 from gateway.http.connection import read_body
@@ -36,6 +36,12 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+class AdminLoad(msgspec.Struct, frozen=True):
+    """Calls under way, by owner."""
+
+    calls: dict[str, int]
+
+
 class Version(msgspec.Struct, frozen=True):
     """Which release this is."""
 
@@ -43,7 +49,7 @@ class Version(msgspec.Struct, frozen=True):
 
 
 public = APIRouter()
-v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
+v1 = APIRouter(prefix="/v1")
 for router in (responses, embeddings, files, batches, usage):
     v1.include_router(router)
 public.include_router(tokenization)
@@ -72,16 +78,16 @@ async def resume_stream(
 ) -> Response:
     """Go on with a stream after its first events; how many is said by `from`, or by a Last-Event-ID."""
     gateway = gateway_of(request)
-    caller = Caller.of(request, owner_of(request))
+    caller = Caller.of(request, key_of(request))
     seen = parse_counts(start, "from") if start else ()
     if caller.last_event_id is not None:
         stream_id, seen = EventId.parse(caller.last_event_id)
-    return await gateway.answering.resume(stream_id, seen, caller.owner)
+    return await gateway.answering.resume(stream_id, seen, caller.key.name)
 
 
 async def _answer(gateway: Gateway, endpoint: Endpoint, request: Request) -> Response:
     data = await read_body(request, gateway.settings.max_body_bytes)
-    return await gateway.answering.answer(endpoint, data, Caller.of(request, owner_of(request)))
+    return await gateway.answering.answer(endpoint, data, Caller.of(request, key_of(request)))
 
 
 @v1.get("/models")
@@ -104,6 +110,13 @@ async def get_model(request: Request, name: str) -> Response:
 
 def _model_card(gateway: Gateway, name: str) -> ModelCard:
     return ModelCard(name, gateway.started_s, gateway.max_model_len())
+
+
+@v1.get("/admin/load", dependencies=[Depends(check_admin)])
+@documented(answer=AdminLoad)
+async def get_load(request: Request) -> Response:
+    """The calls under way at this gateway, by the owners of their API keys."""
+    return json_response(AdminLoad(gateway_of(request).admission.calls))
 
 
 @public.get("/health")

@@ -10,6 +10,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from gateway.access.admission import Admission
+from gateway.access.boundary import AccessBoundary
+from gateway.access.keyring import Keyring
 from gateway.answering import Answering
 from gateway.api import public, v1
 from gateway.background import batch_jobs, response_jobs
@@ -44,6 +47,9 @@ class GatewayApp(FastAPI):
     def __init__(self, settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> None:
         self.token_router = TokenRouter(bus, time.monotonic)
         self._monitor = PoolMonitor(bus)
+        self.admission = Admission(
+            max_calls=settings.max_num_calls, max_bytes=settings.max_num_call_bytes, requests_per_s=self._requests_per_s
+        )
         self._grammar_check = GrammarCheck(tokenizer)
         max_model_len = _context_length(settings, self._monitor)
         form = ChatFormat.choose(
@@ -73,9 +79,11 @@ class GatewayApp(FastAPI):
         )
         responses = ResponseService(archives.responses, submissions, completions, max_jobs=max_requests)
         files = FileShelf(archives.files, max_file_bytes=settings.max_file_bytes)
-        loopback = Loopback(self, self._lifespan_state, api_key=next(iter(settings.api_keys), ""))
+        self.keyring = Keyring.load(settings.api_keys, settings.api_key_file)
+        loopback = Loopback(self, self._lifespan_state, self.keyring.local)
         self._gateway = Gateway(
             settings=settings,
+            admission=self.admission,
             answering=Answering(
                 submissions, completions, self._monitor, partial(check_model_name, settings.model_names)
             ),
@@ -130,15 +138,23 @@ class GatewayApp(FastAPI):
     def _epoch(self) -> int | None:
         return self._monitor.status.epoch if self._monitor.status else None
 
+    def _requests_per_s(self) -> float:
+        return self._monitor.status.requests_per_s if self._monitor.status else 0.0
+
     def _lifespan_state(self) -> LifespanState:
         return {"gateway": self._gateway}
 
 
 def create_app(settings: GatewaySettings, bus: GatewayBus, tokenizer: Tokenizer, archives: Archives) -> GatewayApp:
-    """Make a gateway out of its collaborators. The caller owns bus and archives, and closes them afterwards."""
+    """Make a gateway out of its collaborators. The caller owns bus and archives, and closes them afterwards.
+
+    Raises:
+        ConfigurationError: the file of API keys is wrong.
+    """
     app = GatewayApp(settings, bus, tokenizer, archives)
     app.include_router(v1)
     app.include_router(public)
+    app.add_middleware(AccessBoundary, app.keyring, app.admission, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestBoundary)
     install_error_handlers(app)
     return app

@@ -16,8 +16,13 @@ class GatewaySettings:
         model: What the model is loaded from: "demo", a GGUF file, a Hugging Face directory or a hub id.
         served_model_name: Names clients may ask for; `model` itself if there are none.
         api_keys: One of them is wanted on every /v1 request; without any, everybody is served.
+        api_key_file: The same, by their hashes and with limits; see docs/security.md.
+        ssl_certfile: Certificate for HTTPS, PEM; HTTP without.
+        ssl_keyfile: Its key; in the same file if None.
         max_model_len: Tokens of a prompt and its output together; the model's own limit if None.
         max_num_queued_reqs: Requests in the pool above which a new one is refused with 429.
+        max_num_calls: Calls under way at this gateway, above which another one is refused with 429.
+        max_num_call_bytes: The same of their bodies' bytes.
         max_logprobs: Likeliest tokens told beside each token, at most.
         trust_request_chat_template: Whether a request may bring its own chat template.
         enable_auto_tool_choice: Whether the model may call tools without being made to.
@@ -39,8 +44,13 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
     max_model_len: int | None = None
     max_num_queued_reqs: int = 512
+    max_num_calls: int = 1024
+    max_num_call_bytes: int = 256 * 1024 * 1024
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
     enable_auto_tool_choice: bool = True

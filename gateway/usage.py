@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gateway.context import gateway_of, json_response, owner_of
+from gateway.context import gateway_of, json_response, key_of
 from gateway.http.openapi import documented
 from shared.errors import InvalidRequestError, NotFoundError
 from shared.ids import RequestId
@@ -19,12 +19,12 @@ _DEFAULT_SPAN_S: Final = 7 * 24 * 3600
 
 
 class UsageResult(msgspec.Struct, frozen=True):
-    """Sums of one API key.
+    """Sums of the keys of one owner.
 
     Attributes:
         computed_tokens: Positions computed for the first time, of prompts and outputs.
         recomputed_tokens: Positions computed once more, after a preemption or a move.
-        api_key_id: A name for the key that does not tell it; null where no key is wanted.
+        api_key_id: The name of the key's owner; null where no key is wanted.
     """
 
     input_tokens: int
@@ -75,7 +75,7 @@ async def get_usage(
     end_time: Annotated[int | None, Query(ge=0, lt=2**40)] = None,
     bucket_width: Literal["1h", "1d"] = "1d",
 ) -> Response:
-    """What this API key has used from `start_time` to `end_time`, unix seconds; the last week if they are left out."""
+    """What this key's owner, or to an administrator everyone, used from `start_time` to `end_time` (unix seconds)."""
     now_s = int(time.time())
     end_s = now_s + 1 if end_time is None else min(end_time, now_s + 1)
     start_s = max(end_s - _DEFAULT_SPAN_S if start_time is None else start_time, now_s - USAGE_TTL_S)
@@ -83,9 +83,9 @@ async def get_usage(
         raise InvalidRequestError(f"'end_time' is {end_time}, not after 'start_time' {start_time}", param="end_time")
     hours = range(start_s // HOUR_S, -(-end_s // HOUR_S))
     lines = await gateway_of(request).completions.bus.usage(hours)
-    owner = owner_of(request)
-    own = [line for line in lines if line.api_key_id == owner]
-    return json_response(UsagePage(buckets(own, hours_per_bucket=_HOURS[bucket_width])))
+    key = key_of(request)
+    shown = [line for line in lines if key.admin or line.api_key_id == key.name]
+    return json_response(UsagePage(buckets(shown, hours_per_bucket=_HOURS[bucket_width])))
 
 
 @router.get("/usage/requests/{request_id}")
@@ -93,7 +93,8 @@ async def get_usage(
 async def get_request_usage(request: Request, request_id: str) -> Response:
     """What one request of this API key has used; known once it has ended, for the latest 10,000 requests."""
     record = await gateway_of(request).completions.bus.usage_of(RequestId(request_id))
-    if record is None or record.api_key_id != owner_of(request):
+    key = key_of(request)
+    if record is None or not (key.admin or record.api_key_id == key.name):
         raise NotFoundError(
             f"no usage of a request {request_id!r} is known; it has not ended, or ended long ago", param="request_id"
         )
@@ -101,19 +102,20 @@ async def get_request_usage(request: Request, request_id: str) -> Response:
 
 
 def buckets(lines: list[HourlyUsage], *, hours_per_bucket: int) -> list[UsageBucket]:
-    """Sum one key's hours up, in order."""
-    by_start: dict[int, list[HourlyUsage]] = {}
+    """Sum hours up by key, in order."""
+    found: dict[int, dict[str, list[HourlyUsage]]] = {}
     for line in lines:
-        by_start.setdefault(line.hour - line.hour % hours_per_bucket, []).append(line)
+        start = line.hour - line.hour % hours_per_bucket
+        found.setdefault(start, {}).setdefault(line.api_key_id, []).append(line)
     return [
-        UsageBucket(start * HOUR_S, (start + hours_per_bucket) * HOUR_S, [_result(hours)])
-        for start, hours in sorted(by_start.items())
+        UsageBucket(start * HOUR_S, (start + hours_per_bucket) * HOUR_S, [_result(*item) for item in by_key.items()])
+        for start, by_key in sorted(found.items())
     ]
 
 
-def _result(lines: list[HourlyUsage]) -> UsageResult:
+def _result(api_key_id: str, lines: list[HourlyUsage]) -> UsageResult:
     counts = map(sum, zip(*(_counts(line.usage) for line in lines), strict=True))
-    return UsageResult(*counts, sum(line.num_requests for line in lines), lines[0].api_key_id or None)
+    return UsageResult(*counts, sum(line.num_requests for line in lines), api_key_id or None)
 
 
 def _counts(usage: Usage) -> tuple[int, int, int, int, int]:

@@ -10,6 +10,7 @@ import typer
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
+from pagestream.api_key import new_api_key
 from pagestream.batch.command import run_batch
 from pagestream.dead_letters import command as dead_letters
 from pagestream.lifeline import follow_supervisor
@@ -39,6 +40,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dlq")
 for _command in (run_batch, chat, complete, plan):
     app.command()(_command)
+app.command("api-key")(new_api_key)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,6 +74,9 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     host: options.Host = _GATEWAY.host,
     port: options.Port = _GATEWAY.port,
     api_key: options.ApiKey = None,
+    api_key_file: options.ApiKeyFile = None,
+    ssl_certfile: options.SslCertfile = None,
+    ssl_keyfile: options.SslKeyfile = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
     pooling: options.PoolingKind = _GATEWAY.pooling,
     max_file_bytes: options.MaxFileBytes = _GATEWAY.max_file_bytes,
@@ -106,7 +111,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     resolve(model)
     settings = StackSettings(
         model_name=served_model_name[0] if served_model_name else model,
-        needs_api_key=bool(api_key),
+        needs_api_key=bool(api_key or api_key_file),
         host=host,
         port=port,
         num_workers=workers,
@@ -125,6 +130,9 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
     host: options.Host = _GATEWAY.host,
     port: options.Port = _GATEWAY.port,
     api_key: options.ApiKey = None,
+    api_key_file: options.ApiKeyFile = None,
+    ssl_certfile: options.SslCertfile = None,
+    ssl_keyfile: options.SslKeyfile = None,
     max_model_len: options.MaxModelLen = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
     pooling: options.PoolingKind = _GATEWAY.pooling,
@@ -150,6 +158,9 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
+        api_key_file=api_key_file,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
         max_model_len=max_model_len,
         max_num_queued_reqs=max_num_queued_reqs,
         pooling=pooling,

@@ -96,6 +96,9 @@ class GatewayBus(Protocol):
             BusUnavailableError: Redis does not answer.
         """
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
 

@@ -7,6 +7,8 @@ PagestreamError
 │   ├── AuthenticationError     401
 │   ├── NotFoundError           404
 │   │   └── ModelNotFoundError
+│   ├── ForbiddenError          403
+│   ├── RequestTimeoutError     408
 │   ├── RequestTooLargeError    413
 │   ├── KeyReusedError          422, an idempotency key that came with another request before
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
@@ -68,6 +70,19 @@ class NotFoundError(RequestError):
 
 class ModelNotFoundError(NotFoundError):
     """The request names a model that is not served here."""
+
+
+class ForbiddenError(RequestError):
+    """The API key may not do this."""
+
+    status = 403
+    error_type = "permission_error"
+
+
+class RequestTimeoutError(RequestError):
+    """The body does not come."""
+
+    status = 408
 
 
 class RequestTooLargeError(RequestError):

@@ -26,9 +26,10 @@ from gateway.streaming.gap import ChoiceStream
 from gateway.streaming.streams import RESUMED_ELSEWHERE, ChoiceDelta, TokenRouter, TokenStream
 from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
+from shared.admission import queue_full
 from shared.bus import GatewayBus
 from shared.ids import StepId, WorkerId
-from shared.messages import Cancel, Fault, Submit
+from shared.messages import Cancel, Fault, PoolStatus, Submit
 from shared.sampling import FinishCode
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +49,21 @@ class CompletionStarter(NamedTuple):
     keeper: StreamKeeper
     followers: Followers
     max_requests: int
+
+    async def check_room(self, status: PoolStatus | None) -> None:
+        """Before anything is made of a call, see that the pool takes it. Only `start` says for certain.
+
+        Args:
+            status: Of the pool. If nobody waits there, there is room.
+
+        Raises:
+            QueueFullError: the pool is full.
+            BusUnavailableError: Redis does not answer.
+        """
+        if status is not None and status.num_waiting:
+            num_requests = await self.bus.num_requests()
+            if num_requests >= self.max_requests:
+                raise queue_full(num_requests, status)
 
     async def start(self, submission: Submission, record: StreamRecord | None = None) -> "Completion":
         """Send the requests. The stream is open before, so that no token comes too early.

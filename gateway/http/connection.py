@@ -19,6 +19,9 @@ from shared.errors import RequestTooLargeError
 _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+MAX_WRITE_S: Final = 30.0
+"""How long a client may leave what it was sent unread."""
+
 _STATUS_CLIENT_CLOSED: Final = 499
 """nginx's status for a client that hung up; nobody reads it, it is for the log."""
 
@@ -129,6 +132,8 @@ class EventStreamResponse(Response):
         try:
             while not self._completion.is_done:
                 await self._send_part(send, b"".join(self._events(await self._completion.next())))
+        except ClientDisconnect:
+            raise
         except Exception as error:
             self._completion.close("error")
             await self._send_part(send, event(error_json(as_request_error(error))))
@@ -142,7 +147,13 @@ class EventStreamResponse(Response):
             usage = self._completion.usage if self._writer.wants_continuous_usage else None
             yield self._writer.delta(delta, usage)
 
-    @staticmethod
-    async def _send_part(send: Send, data: bytes) -> None:
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _send_part(self, send: Send, data: bytes) -> None:
+        """Send a piece, and wait until little of it is left to be read."""
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(MAX_WRITE_S):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError:
+            _logger.info("a client did not read for %.0f s, and is cut off", MAX_WRITE_S)
+            raise ClientDisconnect from None

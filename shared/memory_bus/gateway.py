@@ -43,6 +43,11 @@ class MemoryGatewayBus:
             self._state.requests.add(message)
             self._state.notify()
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+        with self._state.changed:
+            return len(self._state.requests)
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
         with self._state.changed:

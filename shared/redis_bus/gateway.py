@@ -61,6 +61,10 @@ class RedisGatewayBus:
         if not is_in:
             raise queue_full(num_requests, await self.pool_status())
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+        return int(await self._commands.call("XLEN", self._keys.requests, is_repeatable=True))
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
         await self._commands.call("XADD", self._keys.control, "*", "d", encode(message))

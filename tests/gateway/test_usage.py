@@ -1,10 +1,11 @@
 """What a key has used is told to that key."""
 
 import time
+from pathlib import Path
 
-import httpx
 import pytest
 
+from gateway.access.keyring import digest
 from gateway.tokenizers.tokenizer import Tokenizer
 from gateway.usage import buckets
 from shared.ids import RequestId
@@ -13,7 +14,17 @@ from shared.usage import HourlyUsage, Usage, UsageRecord, sums_of
 from tests.gateway.conftest import running_gateway, says
 from tests.gateway.test_api import CHAT
 
-KEYS = ("first", "second")
+KEYS = ("first", "second", "boss")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    tables = [
+        f'[[key]]\nname = "team {key}"\nsha256 = "{digest(key)}"\nadmin = {str(key == "boss").lower()}' for key in KEYS
+    ]
+    path = tmp_path / "keys.toml"
+    path.write_text("\n".join(tables))
+    return str(path)
 
 
 def headers(key: str) -> dict[str, str]:
@@ -28,18 +39,12 @@ def record(bus: MemoryBus, request_id: str, key_id: str, hour: int) -> None:
     bus._state.usage_records.append(entry)
 
 
-async def key_ids(http: httpx.AsyncClient, pool: object) -> list[str]:
-    for key in KEYS:
-        assert (await http.post("/v1/chat/completions", json=CHAT, headers=headers(key))).status_code == 200
-    return [submit.api_key_id for submit in pool.submits]
-
-
-async def test_each_key_sees_its_own_usage_and_no_other(byte_tokenizer: Tokenizer) -> None:
-    bus = MemoryBus()
-    async with running_gateway(byte_tokenizer, says("Hi"), bus, api_keys=KEYS) as gateway:
-        first, second = await key_ids(gateway.http, gateway.pool)
-        assert first != second
-        assert not {first, second} & {*KEYS, ""}
+async def test_each_key_sees_its_own_usage_and_no_other(byte_tokenizer: Tokenizer, key_file: str) -> None:
+    bus, first, second = MemoryBus(), "team first", "team second"
+    async with running_gateway(byte_tokenizer, says("Hi"), bus, api_key_file=key_file) as gateway:
+        for key in KEYS[:2]:
+            await gateway.http.post("/v1/chat/completions", json=CHAT, headers=headers(key))
+        assert [submit.api_key_id for submit in gateway.pool.submits] == [first, second]
         hour = int(time.time()) // 3600
         for name, key_id in (("a", first), ("b", first), ("c", second)):
             record(bus, name, key_id, hour)
@@ -62,6 +67,8 @@ async def test_each_key_sees_its_own_usage_and_no_other(byte_tokenizer: Tokenize
         other = await gateway.http.get("/v1/usage/requests/c", headers=headers("first"))
         assert other.status_code == 404
         assert (await gateway.http.get("/v1/usage")).status_code == 401
+        everyones = (await gateway.http.get("/v1/usage", headers=headers("boss"))).json()
+        assert [result["api_key_id"] for result in everyones["data"][0]["results"]] == [first, second]
 
 
 @pytest.mark.parametrize("query", ["start_time=5&end_time=5", "bucket_width=1m", "start_time=x"])
