@@ -25,7 +25,7 @@ from typing import TypeVar
 from gpu_worker.life import Ending, Life
 from gpu_worker.runner import Runner, StepOutput
 from shared.bus import HEARTBEAT_INTERVAL_S, WorkerBus
-from shared.errors import BusUnavailableError, PlanError, SealedError
+from shared.errors import BusUnavailableError, MessageError, PlanError, SealedError
 from shared.ids import StepId
 from shared.messages import StepPlan
 
@@ -172,7 +172,9 @@ class _Threads:
     def _last_words(self) -> str:
         """What broke, in a few words, if something did: the scheduler holds it against what was being computed."""
         error = self._life.error
-        return f"{type(error).__name__}: {error}"[:_LONGEST_WORDS] if error else ""
+        if error is None or isinstance(error, MessageError):  # a plan of another version is no request's fault
+            return ""
+        return f"{type(error).__name__}: {error}"[:_LONGEST_WORDS]
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

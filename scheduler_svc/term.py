@@ -203,17 +203,18 @@ class Term:
         self._unreadable.add(writer)
         source = f"res:{writer}:{entry.step}"
         self._due.append(Bury(source, unreadable(source, entry.data, entry.error, at_ms=self._now_ms)))
-        self._dismiss(writer, f"its result {entry.step} cannot be read: {entry.error}")
+        self._dismiss(writer, f"its result {entry.step} cannot be read", is_death=False)
 
     def _tell_time(self, now_s: float) -> None:
         self._now_ms = int((now_s + self._unix_s) * 1000)
 
-    def _dismiss(self, worker_id: WorkerId, reason: str) -> None:
+    def _dismiss(self, worker_id: WorkerId, reason: str, *, is_death: bool = True) -> None:
         """Let go of a worker, for a reason or as it wants. Its log is read to the seal; then its sequences move on."""
         if worker_id in self._sealed or worker_id not in self._core.workers:
             return
         log.log(logging.WARNING if reason else logging.INFO, "worker %s leaves: %s", worker_id, reason or "on purpose")
-        self._deaths[worker_id] = reason
+        if is_death:
+            self._deaths[worker_id] = reason
         self._core.suspend_worker(worker_id)
         self._sealed.add(worker_id)
         self._due.append(Seal(worker_id))
