@@ -10,6 +10,8 @@ WORKERS     ?= 1
 PORT        ?= 8000
 # Test files that run at once.
 JOBS        ?= 2
+# Ways in which everything is broken by `make simulate`.
+SEEDS       ?= 10000
 # Any other flags of `pagestream serve`.
 ARGS        ?=
 COMPOSE     ?= docker compose
@@ -19,7 +21,7 @@ ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help serve lint type format lock clean \
-	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test \
+	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test simulate \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
@@ -60,6 +62,9 @@ bench-step: $(ENVIRONMENT) ## where the milliseconds of one step go, part by par
 
 bench-parameters: $(ENVIRONMENT) ## what sampling parameters add to a step of 32 sequences
 	@$(BIN)/python -m loadtest.parameters_price
+
+simulate: $(ENVIRONMENT) ## simulate the whole stack with every fault: SEEDS=200000 different ways
+	@$(BIN)/pagestream simulate --seeds 0:$(SEEDS)
 
 test-scheduler: $(ENVIRONMENT) ## the scheduler's properties, 20,000 interleavings instead of 300
 	SCHEDULER_EXAMPLES=20000 $(BIN)/pytest tests/scheduler_svc/test_scheduler_properties.py

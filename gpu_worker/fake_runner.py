@@ -40,7 +40,7 @@ def fake_token(request_id: RequestId, choice: int, index: int, vocab_size: int) 
 
 
 @dataclass(slots=True)
-class _Row:
+class FakeRow:
     """One running sequence. `history` sums up its computed tokens; until `verified`, its blocks may hold other ones.
 
     `tells_prompt` is the number of likeliest tokens told beside each token of the prompt, or None.
@@ -61,6 +61,7 @@ class _Row:
 
     @property
     def num_output_tokens(self) -> int:
+        """Tokens beyond the prompt."""
         return len(self.tokens) - self.num_prompt_tokens
 
 
@@ -82,12 +83,12 @@ class _FakeCache:
         if self.check_content:
             self.content = [0] * (self.num_blocks * self.block_size)
 
-    def hold(self, row: _Row, block: int) -> None:
+    def hold(self, row: FakeRow, block: int) -> None:
         if not 0 <= block < self.num_blocks:
             _reject(f"slot {row.slot} is given block {block}, but there are only {self.num_blocks}")
         self.holders[block] += 1
 
-    def release(self, row: _Row) -> None:
+    def release(self, row: FakeRow) -> None:
         self.holders.subtract(row.blocks)
 
     def copy(self, source: int, destination: int) -> None:
@@ -99,7 +100,7 @@ class _FakeCache:
             size, start = self.block_size, source * self.block_size
             self.content[destination * size : (destination + 1) * size] = self.content[start : start + size]
 
-    def verify(self, row: _Row) -> None:
+    def verify(self, row: FakeRow) -> None:
         """Compare what the row's table leads to with the row's own tokens, and leave its history up to date."""
         history = 0
         if self.check_content:
@@ -111,7 +112,7 @@ class _FakeCache:
         row.history = history
         row.verified = True
 
-    def write(self, row: _Row, count: int) -> None:
+    def write(self, row: FakeRow, count: int) -> None:
         """Compute the row's next `count` tokens into its blocks."""
         size, start = self.block_size, row.num_computed
         stop = start + count
@@ -172,7 +173,7 @@ class FakeRunner:
     def reset(self) -> None:
         """Forget every row and the content of every block."""
         limits = self._capabilities
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, FakeRow] = {}
         self._cache = _FakeCache(limits.num_blocks, limits.block_size, self._check_content)
         self._num_context_tokens = 0
 
@@ -220,7 +221,7 @@ class FakeRunner:
             _reject(f"{admitted.request_id} has {len(tokens)} tokens, {admitted.num_computed_tokens} of them computed")
         if admitted.sampling.pooling is Pooling.MEAN and admitted.num_computed_tokens and not _has_output(admitted):
             _reject(f"{admitted.request_id} asks for a mean, but {admitted.num_computed_tokens} tokens are passed over")
-        row = _Row(
+        row = FakeRow(
             slot=slot,
             request_id=admitted.request_id,
             choice=admitted.choice,
@@ -246,7 +247,7 @@ class FakeRunner:
         for slot, block in zip(slots, blocks, strict=True):
             self._extend(self._row(slot), block)
 
-    def _extend(self, row: _Row, block: int) -> None:
+    def _extend(self, row: FakeRow, block: int) -> None:
         if block in row.blocks:
             _reject(f"slot {row.slot} is given block {block} twice")
         self._cache.hold(row, block)
@@ -267,7 +268,7 @@ class FakeRunner:
             if not written.isdisjoint(row.blocks):
                 row.verified = False
 
-    def _work(self, slots: array[int], counts: array[int]) -> list[tuple[_Row, int]]:
+    def _work(self, slots: array[int], counts: array[int]) -> list[tuple[FakeRow, int]]:
         if len(slots) != len(counts) or len(set(slots)) != len(slots):
             _reject(f"{len(counts)} token counts for {len(slots)} rows, {len(set(slots))} of them different")
         if sum(counts) > self._capabilities.max_num_batched_tokens:
@@ -283,19 +284,23 @@ class FakeRunner:
             work.append((row, count))
         return work
 
-    def _row(self, slot: int) -> _Row:
+    def _row(self, slot: int) -> FakeRow:
         row = self._rows.get(slot)
         if row is None:
             _reject(f"slot {slot} is named, but it is free")
         return row
 
-    def _check_covered(self, row: _Row, num_tokens: int) -> None:
+    def _check_covered(self, row: FakeRow, num_tokens: int) -> None:
         if len(row.blocks) * self._capabilities.block_size < num_tokens:
             _reject(f"slot {row.slot} has {len(row.blocks)} blocks, too few for {num_tokens} tokens")
 
-    def _sample(self, row: _Row) -> RowOutput:
+    def _next_token(self, row: FakeRow) -> int:
+        """The function of the request: where a subclass may let a token depend on those before it."""
+        return fake_token(row.request_id, row.choice, row.num_output_tokens, self._vocab_size)
+
+    def _sample(self, row: FakeRow) -> RowOutput:
         index, stop_ids = row.num_output_tokens, row.sampling.stop_token_ids
-        token = fake_token(row.request_id, row.choice, index, self._vocab_size)
+        token = self._next_token(row)
         finish = FinishCode.RUNNING
         if self._length and stop_ids and index + 1 >= self._length(row.request_id, row.choice):
             token, finish = stop_ids[0], FinishCode.STOP
@@ -311,7 +316,7 @@ class FakeRunner:
         embedding = fake_embedding(row.tokens[: row.num_prompt_tokens], row.sampling.pooling) if is_asked else None
         return RowOutput(row.slot, (token,), finish, logprobs=logprobs, embedding=embedding)
 
-    def _tell_prompt(self, row: _Row, count: int) -> PromptLogprobs | None:
+    def _tell_prompt(self, row: FakeRow, count: int) -> PromptLogprobs | None:
         start = row.num_computed + 1
         tokens = row.tokens[start : min(start + count, row.num_prompt_tokens)]
         if row.tells_prompt is None or not tokens:

@@ -16,6 +16,7 @@ from pagestream.dead_letters import command as dead_letters
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
+from pagestream.simulate import simulate
 from pagestream.terminal.command import chat, complete
 from scheduler_svc.settings import SchedulerSettings
 from shared.checkpoint import resolve
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dlq")
-for _command in (run_batch, chat, complete, plan):
+for _command in (run_batch, chat, complete, plan, simulate):
     app.command()(_command)
 app.command("api-key")(new_api_key)
 

@@ -25,6 +25,8 @@ from shared.sampling import FinishCode
 MAX_EARLY_CANCELS = 4096
 """Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
 
+_GATEWAY_GONE = "The gateway was not heard of for so long that this request was given up."
+
 
 class Scheduler:
     """Requests, sequences and workers of one pool, for one term of leadership.
@@ -150,11 +152,10 @@ class Scheduler:
         return True
 
     def cancel_gateway(self, gateway_id: GatewayId) -> int:
-        """End all requests that a gateway followed which is gone, and say how many there were."""
+        """End all requests that a lost gateway followed; say how many. Should it come back, it is told."""
         orphans = [request for request in self._requests.values() if request.follower == gateway_id]
         for request in orphans:
-            for sequence in request.sequences:
-                self._finish(sequence)
+            self._fail(request, [Fault(sequence.handle, 503, _GATEWAY_GONE) for sequence in request.sequences])
         return len(orphans)
 
     def add_worker(self, worker_id: WorkerId, capabilities: WorkerCapabilities) -> None:

@@ -77,6 +77,11 @@ class Term:
         self._due: deque[Effect] = deque(map(Seal, self._unread))
         self._read_next()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it leads, nothing of a request is left, and no block is held."""
+        return self._is_leading and not self._core.num_requests and not self._core.kv_cache_usage()
+
     def gateways(self) -> set[GatewayId]:
         """Those that have requests here."""
         return self._core.gateways()

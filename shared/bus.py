@@ -184,7 +184,11 @@ class SchedulerBus(Protocol):
         """Declare a worker dead: from now on nothing is added to its streams. Idempotent."""
 
     async def emit(self, worker: WorkerId, step: StepId, result: StepResult) -> None:
-        """Write and publish a result under our own writer's id: faults."""
+        """Write and publish a result under our own writer's id: faults.
+
+        Raises:
+            LeaseLostError: a newer leader leads.
+        """
 
     async def workers(self) -> dict[WorkerId, WorkerStatus]:
         """The live workers."""
@@ -222,7 +226,10 @@ class WorkerBus(Protocol):
     """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers."""
+        """Take a new name, and put it among the writers. No earlier leader can write to its streams.
+
+        A leader seals the workers that it finds as it begins; whoever registers later is closed to those before it.
+        """
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
         """Ask for work."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpu_worker.model_runner import ModelRunner
 
 
-LONG = ("system", "loadtest", "test_layers.py", "kernels", "gpu_worker")
+LONG = ("system", "simulation", "loadtest", "test_layers.py", "kernels", "gpu_worker")
 """What takes long, below this directory."""
 
 

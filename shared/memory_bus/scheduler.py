@@ -135,10 +135,10 @@ class MemorySchedulerBus:
         """Write and publish a result under our own writer's id.
 
         Raises:
-            LeaseLostError: a newer leader has sealed our stream.
+            LeaseLostError: a newer leader leads.
         """
         with self._state.changed:
-            self._state.add_writer(worker)
+            self._state.add_writer(worker, after=StepId(self._state.epoch, 0))
         try:
             self._state.emit(worker, step, result)
         except SealedError as error:

@@ -133,10 +133,10 @@ class PoolState:
             with self.changed:
                 self._sleepers.discard(sleeper)
 
-    def add_writer(self, writer: WorkerId) -> None:
-        """Give a writer its streams, if it has none."""
-        self.results.setdefault(writer, Stream(RESULT_RETENTION))
-        self.plans.setdefault(writer, Stream(PLAN_RETENTION))
+    def add_writer(self, writer: WorkerId, *, after: StepId = BEFORE_FIRST_STEP) -> None:
+        """Give a writer its streams, if it has none; their ids are above `after`."""
+        self.results.setdefault(writer, Stream(RESULT_RETENTION, after))
+        self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
 
     def add_letter(self, letter: DeadLetter) -> None:
         """Keep a dead letter; the oldest may give way."""

@@ -13,11 +13,11 @@ class MemoryWorkerBus:
         self._state = state
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers."""
+        """Take a new name, and put it among the writers. Earlier leaders cannot write to its streams."""
         with self._state.changed:
             self._state.num_workers += 1
             worker = WorkerId(f"w{self._state.num_workers}")
-            self._state.add_writer(worker)
+            self._state.add_writer(worker, after=StepId(self._state.epoch, 0))
             return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -42,7 +42,7 @@ class MemoryWorkerBus:
         with self._state.changed:
             stream = self._state.plans.get(worker)
             if stream is not None:
-                self._state.changed.wait_for(lambda: stream.last > after, timeout_s)
+                self._state.changed.wait_for(lambda: stream.entries and stream.last > after, timeout_s)
             if stream is None or stream.last.is_seal:
                 raise SealedError(f"{worker} has been sealed")
             return [(step, plan) for step, plan in stream.above(after) if plan is not None]

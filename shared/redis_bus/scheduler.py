@@ -1,7 +1,6 @@
 """A scheduler's side of the bus on Redis."""
 
 import logging
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -17,7 +16,7 @@ from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, deco
 from shared.redis_bus.connection import Argument, AsyncConnection, block
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
-from shared.redis_bus.scripts import BURY, EMIT, KEEP_CASES, LEASE, RESIGN, SEAL, Script
+from shared.redis_bus.scripts import BURY, EMIT, KEEP_CASES, LEASE, REGISTER, RESIGN, SEAL, Script
 from shared.usage import UsageRecord
 
 _log = logging.getLogger(__name__)
@@ -131,9 +130,10 @@ class RedisSchedulerBus:
             LeaseLostError: a newer leader has written to this stream.
         """
         keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers]
-        seal = StepId(epoch, SEAL_STEP)
+        seal, nobody = StepId(epoch, SEAL_STEP), WorkerId("")
+        streams = self._keys.results(nobody), self._keys.plans(nobody)
         try:
-            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, self._keys.results(WorkerId("")))
+            await self._commands.run(SEAL, keys, worker, str(seal), SEALED_TTL_S, *streams)
         except redis.ResponseError as error:
             if not str(error).startswith("NEWER"):
                 raise
@@ -143,12 +143,12 @@ class RedisSchedulerBus:
         """Write and publish a result under our own writer's id.
 
         Raises:
-            LeaseLostError: a newer leader has sealed our stream.
+            LeaseLostError: a newer leader leads.
         """
-        keys = [self._keys.results(worker), self._keys.writers]
-        await self._commands.call("ZADD", self._keys.writers, "NX", int(time.time()), worker, is_repeatable=True)
+        results, writers = self._keys.results(worker), self._keys.writers
+        await self._commands.run(REGISTER, [results, self._keys.plans(worker), writers, self._keys.epoch], worker)
         try:
-            await self._commands.run(EMIT, keys, *emit_arguments(self._keys, worker, step, result))
+            await self._commands.run(EMIT, [results, writers], *emit_arguments(self._keys, worker, step, result))
         except redis.ResponseError as error:
             if not str(error).startswith("SEALED"):
                 raise

@@ -27,6 +27,7 @@ class Script:
 
 ADMIT = Script.load("admit", is_repeatable=False)
 EMIT = Script.load("emit")
+REGISTER = Script.load("register")
 SEAL = Script.load("seal")
 LEASE = Script.load("lease")
 RESIGN = Script.load("resign")

@@ -1,5 +1,6 @@
 -- Close a dead writer's streams with the largest id of our epoch, and let them expire.
--- KEYS: results, plans, writers   ARGV: writer, id of the seal, seconds until it expires, results key without its writer
+-- KEYS: results, plans, writers
+-- ARGV: writer, id of the seal, seconds until it expires, keys of results and of plans without their writer
 -- Fails with NEWER if a later epoch has written to them.
 for i = 1, 2 do
   local added = redis.pcall('XADD', KEYS[i], ARGV[2], 'd', '')
@@ -17,8 +18,9 @@ end
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
 for _, writer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - tonumber(ARGV[3]))) do
-  if redis.call('EXISTS', ARGV[4] .. writer) == 0 then
+  if redis.call('XLEN', ARGV[4] .. writer) == 0 then
     redis.call('ZREM', KEYS[3], writer)
+    redis.call('DEL', ARGV[4] .. writer, ARGV[5] .. writer)
   end
 end
 return 1

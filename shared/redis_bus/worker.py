@@ -23,7 +23,7 @@ from shared.messages import (
 )
 from shared.redis_bus.connection import Argument, BlockingConnection, block
 from shared.redis_bus.emission import emit_arguments
-from shared.redis_bus.scripts import EMIT, HEARTBEAT, Script
+from shared.redis_bus.scripts import EMIT, HEARTBEAT, REGISTER, Script
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
 
@@ -51,10 +51,14 @@ class RedisWorkerBus:
         return bus
 
     def register(self) -> WorkerId:
-        """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter."""
+        """Take a new name, and put it among the writers. The name is new even if Redis has lost its counter.
+
+        Earlier leaders than the one of this moment cannot write to its streams.
+        """
         number = self._commands.call("INCR", self._keys.worker_sequence)
         worker = WorkerId(f"w{number}-{secrets.token_hex(4)}")
-        self._commands.call("ZADD", self._keys.writers, int(time.time()), worker, is_repeatable=True)
+        keys = [self._keys.results(worker), self._keys.plans(worker), self._keys.writers, self._keys.epoch]
+        self._commands.run(REGISTER, keys, worker)
         return worker
 
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:

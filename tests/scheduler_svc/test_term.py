@@ -177,7 +177,10 @@ def test_requests_of_a_gateway_that_is_gone_are_cancelled_after_the_grace() -> N
     told = Told.leading(hello(NEW), submit())
     for told.now_s, finished in [(0.0, False), (9.0, False), (11.0, True)]:
         told.sees(NEW, gateways=())
-        assert bool([f for f in told.wants(Finish) if "entry of Submit" in f.entries]) == finished
+        wanted = told.wants(Emit, Finish)
+        assert bool([f for f in wanted if isinstance(f, Finish) and "entry of Submit" in f.entries]) == finished
+    (fault,) = wanted[0].result.batches[0].faults
+    assert (fault.handle, fault.status) == (0, 503), "a gateway that was only stopped must end its client's wait"
 
 
 def test_an_unreadable_message_is_a_dead_letter_and_its_sender_is_told() -> None:

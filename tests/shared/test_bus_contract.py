@@ -487,3 +487,28 @@ async def test_a_worker_says_what_broke_it(buses: Buses) -> None:
     worker.bye(name, error="a plan contradicts itself")
     (delivery,) = await scheduler.receive(timeout_s=1)
     assert delivery.message == WorkerBye(worker_id=name, error="a plan contradicts itself")
+
+
+async def test_a_worker_that_has_just_registered_is_closed_to_the_leaders_before(buses: Buses) -> None:
+    """A leader that was stopped, and does not know yet that another one leads, must not give it work or seal it."""
+    scheduler, worker = await buses.scheduler(), buses.worker()
+    epoch = await scheduler.acquire_lease()
+    assert epoch is not None
+    name = worker.register()
+    with pytest.raises(LeaseLostError):
+        await scheduler.send_plan(name, StepId(epoch - 1, 1), StepPlan())
+    with pytest.raises(LeaseLostError):
+        await scheduler.seal(name, Epoch(epoch - 1))
+    await scheduler.send_plan(name, StepId(epoch, 1), StepPlan())
+    assert worker.read_plans(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepPlan())]
+    worker.emit(name, StepId(epoch, 1), StepResult())
+    assert await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepResult())]
+
+
+async def test_an_earlier_leader_that_has_not_emitted_yet_emits_nothing(buses: Buses) -> None:
+    scheduler = await buses.scheduler()
+    epoch = await scheduler.acquire_lease()
+    assert epoch is not None
+    with pytest.raises(LeaseLostError):
+        await scheduler.emit(WorkerId("s-earlier"), StepId(epoch - 1, 1), StepResult())
+    await scheduler.emit(WorkerId("s-now"), StepId(epoch, 1), StepResult())

@@ -1,0 +1,222 @@
+"""Redis as `shared.redis_bus` uses it: each method is one act of the server. Nothing here takes time or fails."""
+
+from collections.abc import Callable, Iterable
+
+from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
+from shared.errors import LeaseLostError, SealedError
+from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.memory_bus.state import Inbox, Stream
+from shared.messages import (
+    Cancel,
+    PoolStatus,
+    StepPlan,
+    StepResult,
+    Submit,
+    TokenBatch,
+    WorkerBye,
+    WorkerCapabilities,
+    WorkerHello,
+    WorkerStatus,
+)
+
+INBOX = "inbox"
+"""What a scheduler waits for."""
+
+
+class SimulatedRedis:
+    """One pool's keys.
+
+    Args:
+        clock: Seconds.
+        publish: Carries a batch to whoever has subscribed.
+        committed: Is told what has been appended to a log.
+        changed: Is told what somebody may wait for.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        publish: Callable[[TokenBatch], None],
+        committed: Callable[[StepResult], None],
+        changed: Callable[[object], None],
+    ) -> None:
+        self._clock = clock
+        self._publish = publish
+        self._committed = committed
+        self._changed = changed
+        self.requests = Inbox("req")
+        self.control = Inbox("ctl")
+        self.plans: dict[WorkerId, Stream[StepPlan]] = {}
+        self.results: dict[WorkerId, Stream[StepResult]] = {}
+        self._seen: dict[str, tuple[float, object]] = {}
+        self._epoch = 0
+        self._num_workers = 0
+
+    # a gateway's
+
+    def submit(self, message: Submit) -> None:
+        """ADMIT."""
+        self.requests.add(message)
+        self._changed(INBOX)
+
+    def tell_scheduler(self, message: Cancel | WorkerHello | WorkerBye) -> None:
+        """XADD to the control stream."""
+        self.control.add(message)
+        self._changed(INBOX)
+
+    def backfill(self, gateway: GatewayId, writer: WorkerId, after: StepId) -> tuple[StepId, list[TokenBatch]]:
+        """XRANGE of a log; the batches of one gateway, and how far the log has been read."""
+        entries = self.results[writer].above(after) if writer in self.results else []
+        batches = [b for _, result in entries if result for b in result.batches if b.gateway_id == gateway]
+        return entries[-1][0] if entries else after, batches
+
+    def writers(self) -> list[WorkerId]:
+        """Everyone who has a log."""
+        return list(self.results)
+
+    def live(self, gateways: Iterable[GatewayId]) -> set[GatewayId]:
+        """Those that have a heartbeat."""
+        return {gateway for gateway in gateways if self._get(f"g:{gateway}") is not None}
+
+    def beat(self, key: str, value: object) -> None:
+        """SET with the TTL of signs of life."""
+        self._seen[key] = (self._clock(), value)
+
+    # a scheduler's
+
+    def acquire_lease(self, name: str) -> Epoch | None:
+        """LEASE."""
+        leader = self._get("lead")
+        if leader not in {None, name}:
+            return None
+        if leader is None:
+            self._epoch += 1
+        self.beat("lead", name)
+        return Epoch(self._epoch)
+
+    def resign(self, name: str) -> None:
+        """RESIGN."""
+        if self._get("lead") == name:
+            del self._seen["lead"]
+
+    def recover(self, name: str) -> list[Delivery]:
+        """ADOPT, and read what is pending."""
+        return self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
+
+    def receive(self, name: str) -> list[Delivery]:
+        """ADOPT, and XREADGROUP."""
+        found: list[Delivery] = []
+        for inbox in (self.requests, self.control):
+            if self._get("lead") == name:
+                found += inbox.adopt(name)
+            found += inbox.take(name)
+        return found
+
+    def finish(self, entries: Iterable[str]) -> None:
+        """FINISH."""
+        for entry in entries:
+            self.requests.pending.pop(entry, None)
+            self.control.pending.pop(entry, None)
+
+    def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
+        """XADD under an id of ours; there already, it is a retry."""
+        stream = self.plans.setdefault(worker, Stream(PLAN_RETENTION))
+        if stream.add(step, plan):
+            self._changed(("plans", worker))
+        elif stream.entries.get(step) != plan:
+            raise LeaseLostError(f"plan {step} of {worker} comes too late: its stream is at {stream.last}")
+
+    def read_results(self, worker: WorkerId, after: StepId) -> list[LoggedResult]:
+        """XREAD of a log."""
+        stream = self.results.get(worker)
+        return [LoggedResult(step, result) for step, result in stream.above(after)] if stream else []
+
+    def seal(self, worker: WorkerId, epoch: Epoch) -> None:
+        """SEAL."""
+        self.add_writer(worker)
+        for stream in (self.results[worker], self.plans[worker]):
+            if not stream.add(StepId(epoch, SEAL_STEP), None) and not stream.last.is_seal:
+                raise LeaseLostError(f"{worker} cannot be sealed in epoch {epoch}: its stream is at {stream.last}")
+        self._changed(("plans", worker))
+        self._changed(("results", worker))
+
+    def workers(self) -> dict[WorkerId, WorkerStatus]:
+        """The live workers."""
+        found = {}
+        for worker in self.results:
+            status = self._get(f"w:{worker}")
+            if isinstance(status, WorkerStatus):
+                found[worker] = status
+        return found
+
+    def announce(self, status: PoolStatus) -> None:
+        """SET of the pool's status."""
+        self.beat("status", status)
+
+    # a worker's
+
+    def register(self, process: str) -> WorkerId:
+        """INCR and REGISTER: a name that nobody has had, with streams that are closed to earlier leaders."""
+        self._num_workers += 1
+        worker = WorkerId(f"{process}.{self._num_workers}")
+        self.add_writer(worker, after=StepId(self._epoch, 0))
+        return worker
+
+    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+        """XADD to the control stream."""
+        self.tell_scheduler(WorkerHello(worker_id=worker, capabilities=capabilities))
+
+    def bye(self, worker: WorkerId) -> None:
+        """DEL of the heartbeat, and XADD to the control stream."""
+        self._seen.pop(f"w:{worker}", None)
+        self.tell_scheduler(WorkerBye(worker_id=worker))
+
+    def read_plans(self, worker: WorkerId, after: StepId) -> list[tuple[StepId, StepPlan]]:
+        """XREAD of the plans."""
+        stream = self.plans[worker]
+        if stream.last.is_seal:
+            raise SealedError(f"{worker} has been sealed")
+        return [(step, plan) for step, plan in stream.above(after) if plan is not None]
+
+    def emit(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
+        """EMIT: append to the log, and only then publish, as one act."""
+        if self.append(writer, step, result):
+            for batch in result.batches:
+                self._publish(batch)
+
+    def append(self, writer: WorkerId, step: StepId, result: StepResult) -> bool:
+        """XADD to a log; False if this very result is there already."""
+        stream = self.results[writer]
+        if stream.add(step, result):
+            self._committed(result)
+            self._changed(("results", writer))
+            return True
+        if stream.entries.get(step) != result:
+            raise SealedError(f"{writer} may not write {step}: its stream ends at {stream.last}")
+        return False
+
+    def publish(self, batch: TokenBatch) -> None:
+        """PUBLISH."""
+        self._publish(batch)
+
+    def add_writer(self, writer: WorkerId, *, after: StepId = BEFORE_FIRST_STEP) -> None:
+        """ZADD to the writers."""
+        self.results.setdefault(writer, Stream(RESULT_RETENTION, after))
+        self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
+
+    def emit_faults(self, writer: WorkerId, step: StepId, result: StepResult) -> None:
+        """REGISTER and EMIT by a scheduler."""
+        self.add_writer(writer, after=StepId(self._epoch, 0))
+        try:
+            self.emit(writer, step, result)
+        except SealedError as error:
+            raise LeaseLostError(str(error)) from error
+
+    def left(self) -> list[str]:
+        """What of requests is still there."""
+        return [*self.requests.waiting, *self.requests.pending, *self.control.waiting, *self.control.pending]
+
+    def _get(self, key: str) -> object:
+        seen_s, value = self._seen.get(key, (-LIVENESS_TTL_S, None))
+        return value if self._clock() - seen_s < LIVENESS_TTL_S else None

@@ -1,0 +1,50 @@
+"""Many seeds, one after another, and what is told of the first that fails."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from loadtest.simulation.simulation import Simulation
+
+
+class Failure(NamedTuple):
+    """A seed that failed, and how."""
+
+    seed: int
+    error: Exception
+
+
+def first_failure(seeds: Iterable[int], simulate: Callable[[int], Simulation] = Simulation) -> Failure | None:
+    """Go through seeds until one fails."""
+    with _silent_services():
+        for seed in seeds:
+            try:
+                simulate(seed).run()
+            except Exception as error:  # whatever it is: it ends this seed, and is told
+                return Failure(seed, error)
+    return None
+
+
+def tell(seed: int) -> Iterator[str]:
+    """The whole story of one seed, line by line, and how it ended."""
+    simulation = Simulation(seed, is_told=True)
+    with _silent_services():
+        try:
+            simulation.run()
+            ending = "nothing was lost, repeated or left"
+        except Exception as error:  # it is the story's end
+            ending = f"{type(error).__name__}: {error}"
+    yield f"seed {seed}: {simulation.scenario.capabilities}"
+    yield from simulation.story
+    yield f"{simulation.kernel.now_s:9.4f} {ending}"
+
+
+@contextmanager
+def _silent_services() -> Iterator[None]:
+    """What services log of faults is no news here."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
