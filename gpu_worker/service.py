@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _READ_TIMEOUT_S = 0.5
+_REST_S = 0.05
+"""How long a connection may be gone unnoticed: a part of what a scheduler waits before it takes us for dead."""
+
 _LONGEST_RETRY_S = 1.0
 _FAREWELL_S = 4.0
 """After the end, how long a bus that is away is waited for. Below its own timeout: a hanging one is waited for once."""
@@ -160,8 +163,16 @@ class _Threads:
                 self._life.heard(time.monotonic())
             except BusUnavailableError as error:
                 _log.warning("No heartbeat: %s", error)
-            if self._ended.wait(HEARTBEAT_INTERVAL_S):
+            if self._rest():
                 return
+
+    def _rest(self) -> bool:
+        """Wait until the next heartbeat is due, or is due at once since our connection is gone; whether all is over."""
+        due_s = time.monotonic() + HEARTBEAT_INTERVAL_S
+        while time.monotonic() < due_s and not self._bus.is_cut_off:
+            if self._ended.wait(_REST_S):
+                return True
+        return self._ended.is_set()
 
     def _say_bye(self) -> None:
         if time.monotonic() - self._ended_at < _FAREWELL_S:

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable
 
 from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.failure_detector import FailureDetector
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.term import Term
-from shared.bus import HEARTBEAT_INTERVAL_S, SchedulerBus
+from shared.bus import HEARTBEAT_INTERVAL_S, SIGHT_INTERVAL_S, SchedulerBus
 from shared.errors import BusUnavailableError, LeaseLostError
 from shared.ids import BEFORE_FIRST_STEP, Epoch, WorkerId
 
@@ -31,6 +32,7 @@ class SchedulerService:
         self._settings = settings
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._detector = FailureDetector()
 
     def stop(self) -> None:
         """Resign and return from `run`, soon."""
@@ -42,12 +44,14 @@ class SchedulerService:
         while not self._stopping.is_set():
             try:
                 epoch = await self._bus.acquire_lease()
-                if epoch is not None and epoch == last_epoch:
+                if epoch is None:
+                    await self._stand_by()
+                    continue
+                if epoch == last_epoch:
                     await self._bus.resign()  # the lease outlived its term
                     continue
-                if epoch is not None:
-                    last_epoch = epoch
-                    await Leader(self._bus, self._settings, epoch, clock=self._clock, stopping=self._stopping).run()
+                last_epoch = epoch
+                await Leader(self._bus, self._settings, epoch, clock=self._clock, stopping=self._stopping).run()
             except* LeaseLostError as lost:
                 log.warning("no longer leading: %s", lost.exceptions)
             except* BusUnavailableError as unavailable:
@@ -57,6 +61,14 @@ class SchedulerService:
             await self._bus.resign()
         except BusUnavailableError as error:
             log.warning("could not resign, the lease will run out: %s", error)
+
+    async def _stand_by(self) -> None:
+        """Wait a little for the lease to be free. It is made so if whoever holds it has crashed."""
+        sighting = await self._bus.sight_leader()
+        for lease in self._detector.crashed(sighting, now_s=self._clock()):
+            log.warning("the leader %s is gone: its connection is closed", lease.holder)
+            return await self._bus.depose(lease)
+        return await self._pause(SIGHT_INTERVAL_S)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -144,12 +156,17 @@ class Leader:
                 self._news.set()
 
     async def _keep_watch(self, term: Term) -> None:
+        next_look_s = self._clock()
         while not self._stopping.is_set():
             if await self._bus.acquire_lease() != self._epoch:
                 raise LeaseLostError(f"epoch {self._epoch} is over")
+            sighting = await self._bus.sight_workers(term.workers())
             now_s = self._clock()
-            workers = await self._bus.workers()
-            gateways = await self._bus.live_gateways(term.gateways())
-            term.look(workers, gateways, now_s=now_s)
+            term.sight(sighting, now_s=now_s)
+            if now_s >= next_look_s:
+                next_look_s = now_s + HEARTBEAT_INTERVAL_S
+                workers = await self._bus.workers()
+                gateways = await self._bus.live_gateways(term.gateways())
+                term.look(workers, gateways, now_s=now_s)
             self._news.set()
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            await asyncio.sleep(SIGHT_INTERVAL_S)

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Final
 
 from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.failure_detector import FailureDetector
 from scheduler_svc.fault_writer import FaultWriter
 from scheduler_svc.recovery import CommittedOutputs
 from scheduler_svc.scheduler import Scheduler
@@ -21,6 +22,7 @@ from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.watch import Watch
 from shared.bus import Delivery, LoggedResult
 from shared.errors import PlanError
+from shared.held_lease import Sighting
 from shared.ids import Epoch, GatewayId, Handle, StepId, WorkerId
 from shared.messages import (
     Attach,
@@ -58,6 +60,7 @@ class Term:
         self._core = Scheduler(epoch)
         self._faults = FaultWriter(epoch)
         self._watch = Watch(settings)
+        self._detector = FailureDetector()
         self._unread = deque(writers)
         self._sealed = set(self._unread)
         self._outputs = CommittedOutputs()
@@ -75,6 +78,10 @@ class Term:
     def gateways(self) -> set[GatewayId]:
         """Those that have requests here."""
         return self._core.gateways()
+
+    def workers(self) -> list[WorkerId]:
+        """Those that have a part in it, as far as is known."""
+        return [worker_id for worker_id in self._core.workers if worker_id not in self._sealed]
 
     def take_over(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
         """Go on with what earlier leaders did not finish. Comes once, before anything is received."""
@@ -112,6 +119,11 @@ class Term:
         self._refuse_unknown()
         if self._is_leading:
             self._due.append(Announce(self._watch.pool_status(self._core, now_s=now_s)))
+
+    def sight(self, sighting: Sighting, *, now_s: float) -> None:
+        """Draw conclusions from a look at the leases of `workers()`."""
+        for lease in self._detector.crashed(sighting, now_s=now_s):
+            self._dismiss(WorkerId(lease.holder), "its connection is closed")
 
     def effects(self, *, now_s: float) -> Iterator[Effect]:
         """What is to be done now, in this order. Each is decided when it is asked for, by what is known then."""

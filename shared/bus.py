@@ -13,6 +13,7 @@ What holds on every implementation:
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from shared.held_lease import HeldLease, Sighting
 from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.messages import (
     Attach,
@@ -41,6 +42,8 @@ HEARTBEAT_INTERVAL_S = 0.5
 LIVENESS_TTL_S = 3.0
 """A heartbeat or lease older than this is gone."""
 
+SIGHT_INTERVAL_S = 0.1
+"""Between two looks at the connections by which leases are held."""
 
 RESUME_GRACE_S = 30.0
 """How long a request runs on that nobody follows. Logs reach back further."""
@@ -130,6 +133,15 @@ class SchedulerBus(Protocol):
     async def resign(self) -> None:
         """Give the lease up, if it is ours."""
 
+    async def sight_leader(self) -> Sighting:
+        """Look at the lease of whoever leads."""
+
+    async def depose(self, lease: HeldLease) -> None:
+        """Let the leader's lease run out now, if it has not been renewed by another connection since."""
+
+    async def sight_workers(self, workers: Iterable[WorkerId]) -> Sighting:
+        """Look at the leases of these workers."""
+
     async def recover(self) -> list[Delivery]:
         """All that earlier leaders received and did not finish, oldest first."""
 
@@ -214,7 +226,11 @@ class WorkerBus(Protocol):
         """
 
     def heartbeat(self, status: WorkerStatus) -> None:
-        """Say that this worker lives, and how far it is."""
+        """Say that this worker lives, how far it is, and by which connection it says so."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether that connection has been closed since: the next heartbeat is due at once."""
 
     def close(self) -> None:
         """Release the connections."""

@@ -33,6 +33,11 @@ class PoolKeys:
         return self._key("lead")
 
     @property
+    def lead_connection(self) -> str:
+        """The connection by which the lease was renewed last, with the lease's TTL."""
+        return self._key("lead-connection")
+
+    @property
     def epoch(self) -> str:
         """The last epoch given out."""
         return self._key("epoch")
@@ -67,6 +72,10 @@ class PoolKeys:
     def worker(self, worker: WorkerId) -> str:
         """`WorkerStatus`, with a TTL."""
         return self._key(f"w:{worker}")
+
+    def worker_connection(self, worker: WorkerId) -> str:
+        """The connection by which that was written, with its TTL."""
+        return self._key(f"wc:{worker}")
 
     def gateway(self, gateway: GatewayId) -> str:
         """A gateway's sign of life, with a TTL."""

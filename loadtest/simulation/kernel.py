@@ -78,6 +78,7 @@ class Kernel:
 
     Attributes:
         call: Carries a task's call to the server and its reply back.
+        processes: All that there have been, by their names.
         story: What has happened, if it is told.
     """
 
@@ -86,6 +87,7 @@ class Kernel:
         self.now_s = 0.0
         self.call: Callable[[Task, Call], None]
         self.story: list[str] | None = [] if is_told else None
+        self.processes: dict[str, Process] = {}
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._num_due = 0
 
@@ -107,6 +109,11 @@ class Kernel:
             self.now_s = stop_s
         return True
 
+    def is_open(self, connection: str) -> bool:
+        """Whether a connection is there. That of a killed process is closed, that of a stopped or cut one is not."""
+        process = self.processes[connection.partition(".")[0]]
+        return process.is_alive and process.connection == connection
+
     def tell(self, who: str, what: str, *values: object) -> None:
         """Add to the story."""
         if self.story is not None:
@@ -121,6 +128,7 @@ class Process:
         cut_until_s: Nothing it sends arrives before, and nothing arrives at it.
         away_s: For how long it was stopped and cut off, in all.
         calls_to_live: It dies with this call from now on; None if it is not to die.
+        num_resets: How often its connections have been reset.
     """
 
     def __init__(self, kernel: Kernel, name: str) -> None:
@@ -131,7 +139,14 @@ class Process:
         self.cut_until_s = 0.0
         self.away_s = 0.0
         self.calls_to_live: int | None = None
+        self.num_resets = 0
         self._tasks: list[Task] = []
+        kernel.processes[name] = self
+
+    @property
+    def connection(self) -> str:
+        """Names the connection that it has at the moment, or had when it died."""
+        return f"{self.name}.{self.num_resets}"
 
     @property
     def is_going(self) -> bool:
@@ -153,6 +168,10 @@ class Process:
     def failed(self, task: "Task", error: PagestreamError) -> None:
         """A task has ended with an error."""
         raise Violation(f"{self.name} failed in {task}: {error!r}") from error
+
+    def reset(self) -> None:
+        """Lose all connections; others are made at the next need."""
+        self.num_resets += 1
 
     def crash(self) -> None:
         """Die at once (kill -9)."""

@@ -1,6 +1,7 @@
 """What lies between the processes and Redis: every command and every published batch travels, and may not arrive."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from loadtest.simulation.kernel import Call, Kernel, Process, Task
 from shared.errors import BusError, BusUnavailableError
@@ -9,6 +10,13 @@ from shared.messages import TokenBatch
 _LONG_DELAYS = 0.02
 _REPEATED = 0.02
 _LONGEST_TIMEOUT_S = 1.0
+
+
+class _Line(NamedTuple):
+    """What a command and its reply travel on. It breaks when Redis starts again, or the process is reset."""
+
+    num_restarts: int
+    num_resets: int
 
 
 class Network:
@@ -38,7 +46,7 @@ class Network:
                 task.process.crash()
                 if self.kernel.rng.random() < 0.5:  # noqa: PLR2004 - half of the time the command had left
                     return
-        self.kernel.after(self._delay_s(), self._arrive, task, call, self.num_restarts)
+        self.kernel.after(self._delay_s(), self._arrive, task, call, self._line(task))
 
     def restart_redis(self, down_s: float) -> None:
         """Break all connections; serve again after some time."""
@@ -51,6 +59,18 @@ class Network:
                 self._fail(task)
         feeds, self._feeds = self._feeds, {}
         for _, take, _ in feeds.values():
+            take(None)
+
+    def reset(self, process: Process) -> None:
+        """Break the connections of one process; it makes others."""
+        process.reset()
+        for key, entries in self._waiting.items():
+            for task in [task for task, _, _ in entries if task.process is process]:
+                self._fail(task)
+            self._waiting[key] = [entry for entry in entries if entry[0].process is not process]
+        feeds = [(name, take) for name, (owner, take, _) in self._feeds.items() if owner is process]
+        for name, take in feeds:
+            del self._feeds[name]
             take(None)
 
     def subscribe(self, name: str, process: Process, take: Callable[[TokenBatch | None], None]) -> None:
@@ -73,24 +93,29 @@ class Network:
         """Try those calls again that wait for this."""
         for task, call, until_s in self._waiting.pop(key, ()):
             if not task.is_over:
-                self.kernel.after(0.0, self._execute, task, call, until_s, self.num_restarts)
+                self.kernel.after(0.0, self._execute, task, call, until_s, self._line(task))
 
     def _hand_over(self, process: Process, take: Callable[[TokenBatch | None], None], batch: TokenBatch) -> None:
         if process.is_alive and not process.is_cut:
             take(batch)
 
-    def _arrive(self, task: Task, call: Call, num_restarts: int) -> None:
-        is_away = self.kernel.now_s < self.down_until_s or num_restarts != self.num_restarts
+    def _arrive(self, task: Task, call: Call, line: _Line) -> None:
+        is_away = self.kernel.now_s < self.down_until_s or line.num_restarts != self.num_restarts
+        is_broken = task.process.is_cut or line != self._line(task)
         if task.process.is_cut and self.kernel.rng.random() < 0.3:  # noqa: PLR2004 - it is stuck in a socket
             delay_s = task.process.cut_until_s - self.kernel.now_s + self._delay_s()
-            self.kernel.after(delay_s, self._execute, None, call, 0.0, self.num_restarts)
-        if is_away or task.process.is_cut:
+            self.kernel.after(delay_s, self._execute, None, call, 0.0, self._line(task))
+        elif is_broken and not is_away and self.kernel.rng.random() < 0.5:  # noqa: PLR2004 - it had left
+            self._execute(None, call, 0.0, line)
+        if is_away or is_broken:
             self._fail(task)
         else:
-            self._execute(task, call, self.kernel.now_s + call.timeout_s, num_restarts)
+            self._execute(task, call, self.kernel.now_s + call.timeout_s, line)
 
-    def _execute(self, task: Task | None, call: Call, until_s: float, num_restarts: int) -> None:
-        if num_restarts != self.num_restarts:
+    def _execute(self, task: Task | None, call: Call, until_s: float, line: _Line) -> None:
+        if line.num_restarts != self.num_restarts:
+            if task:
+                self._fail(task)
             return
         try:
             if call.is_repeatable and self.kernel.rng.random() < _REPEATED:
@@ -98,7 +123,7 @@ class Network:
             reply = call.act(*call.arguments)
         except BusError as error:
             if task:
-                self.kernel.after(self._delay_s(), self._reply, task, None, error, num_restarts)
+                self.kernel.after(self._delay_s(), self._reply, task, None, error, line)
             return
         if task is None:
             return
@@ -106,21 +131,24 @@ class Network:
             self._waiting.setdefault(call.key, []).append((task, call, until_s))
             self.kernel.after(until_s - self.kernel.now_s, self._time_out, task, call)
             return
-        self.kernel.after(self._delay_s(), self._reply, task, reply, None, num_restarts)
+        self.kernel.after(self._delay_s(), self._reply, task, reply, None, line)
 
     def _time_out(self, task: Task, call: Call) -> None:
         waiting = self._waiting.get(call.key, [])
         for entry in waiting:
             if entry[1] is call:
                 waiting.remove(entry)
-                self._reply(task, [], None, self.num_restarts)
+                self._reply(task, [], None, self._line(task))
                 return
 
-    def _reply(self, task: Task, reply: object, error: Exception | None, num_restarts: int) -> None:
-        if task.process.is_cut or num_restarts != self.num_restarts:
+    def _reply(self, task: Task, reply: object, error: Exception | None, line: _Line) -> None:
+        if task.process.is_cut or line != self._line(task):
             self._fail(task)
         else:
             task.resume(reply, error)
+
+    def _line(self, task: Task) -> _Line:
+        return _Line(self.num_restarts, task.process.num_resets)
 
     def _fail(self, task: Task) -> None:
         delay_s = self.kernel.rng.random() * _LONGEST_TIMEOUT_S

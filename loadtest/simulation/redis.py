@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
 from shared.errors import LeaseLostError, SealedError
+from shared.held_lease import HeldLease, Sighting
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.memory_bus.state import Inbox, Stream
 from shared.messages import (
@@ -31,6 +32,8 @@ class SimulatedRedis:
         publish: Carries a batch to whoever has subscribed.
         committed: Is told what has been appended to a log.
         changed: Is told what somebody may wait for.
+        is_open: Whether a connection is there.
+        run: Counts the server's processes: connections do not outlive one.
     """
 
     def __init__(
@@ -40,16 +43,21 @@ class SimulatedRedis:
         publish: Callable[[TokenBatch], None],
         committed: Callable[[StepResult], None],
         changed: Callable[[object], None],
+        is_open: Callable[[str], bool],
+        run: Callable[[], int],
     ) -> None:
         self._clock = clock
         self._publish = publish
         self._committed = committed
         self._changed = changed
+        self._is_open = is_open
+        self._run = run
         self.requests = Inbox("req")
         self.control = Inbox("ctl")
         self.plans: dict[WorkerId, Stream[StepPlan]] = {}
         self.results: dict[WorkerId, Stream[StepResult]] = {}
         self._seen: dict[str, tuple[float, object]] = {}
+        self._connections: dict[str, tuple[int, str]] = {}
         self._epoch = 0
         self._num_workers = 0
 
@@ -79,21 +87,35 @@ class SimulatedRedis:
         """Those that have a heartbeat."""
         return {gateway for gateway in gateways if self._get(f"g:{gateway}") is not None}
 
-    def beat(self, key: str, value: object) -> None:
-        """SET with the TTL of signs of life."""
+    def beat(self, key: str, value: object, connection: str = "") -> None:
+        """SET with the TTL of signs of life; what holds a lease says by which connection."""
         self._seen[key] = (self._clock(), value)
+        self._connections[key] = (self._run(), connection)
 
     # a scheduler's
 
-    def acquire_lease(self, name: str) -> Epoch | None:
+    def acquire_lease(self, name: str, connection: str) -> Epoch | None:
         """LEASE."""
         leader = self._get("lead")
         if leader not in {None, name}:
             return None
         if leader is None:
             self._epoch += 1
-        self.beat("lead", name)
+        self.beat("lead", name, connection)
         return Epoch(self._epoch)
+
+    def sight_leader(self, view: str) -> Sighting:
+        """CLIENT LIST of the leader's connection."""
+        return self._sight(view, {str(self._get("lead")): "lead"})
+
+    def depose(self, lease: HeldLease) -> None:
+        """DEPOSE."""
+        if self._get("lead") == lease.holder and self._name("lead") == lease.connection:
+            del self._seen["lead"]
+
+    def sight_workers(self, workers: Iterable[WorkerId], view: str) -> Sighting:
+        """CLIENT LIST of workers' connections."""
+        return self._sight(view, {worker: f"w:{worker}" for worker in workers})
 
     def resign(self, name: str) -> None:
         """RESIGN."""
@@ -216,6 +238,20 @@ class SimulatedRedis:
     def left(self) -> list[str]:
         """What of requests is still there."""
         return [*self.requests.waiting, *self.requests.pending, *self.control.waiting, *self.control.pending]
+
+    def _sight(self, view: str, keys: dict[str, str]) -> Sighting:
+        """By holder, the keys of leases: those held by a connection to this process of the server."""
+        leases = []
+        for holder, key in keys.items():
+            run, connection = self._connections.get(key, (-1, ""))
+            if run == self._run() and self._get(key) is not None:
+                age_s = self._clock() - self._seen[key][0]
+                leases.append(HeldLease(holder, self._name(key), self._is_open(connection), age_s))
+        return Sighting(f"{self._run()}:{view}", tuple(leases))
+
+    def _name(self, key: str) -> str:
+        run, connection = self._connections[key]
+        return f"{run}:{connection}"
 
     def _get(self, key: str) -> object:
         seen_s, value = self._seen.get(key, (-LIVENESS_TTL_S, None))

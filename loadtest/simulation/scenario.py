@@ -24,13 +24,16 @@ class Fault(Enum):
     STOP_WORKER = "SIGTERM a worker"
     PAUSE_WORKER = "stop a worker for a while"
     CUT_WORKER = "cut a worker off"
+    RESET_WORKER = "reset the connections of a worker"
     ADD_WORKER = "add a worker"
     KILL_LEADER = "kill the leader"
     PAUSE_LEADER = "stop the leader for a while"
     CUT_LEADER = "cut the leader off"
+    RESET_LEADER = "reset the connections of the leader"
     KILL_GATEWAY = "kill a gateway"
     PAUSE_GATEWAY = "stop a gateway for a while"
     CUT_GATEWAY = "cut a gateway off"
+    RESET_GATEWAY = "reset the connections of a gateway"
     RESTART_REDIS = "restart Redis"
 
 

@@ -53,6 +53,8 @@ class Simulation:
             publish=self._publish,
             committed=self._audit.committed,
             changed=self.network.changed,
+            is_open=self.kernel.is_open,
+            run=lambda: self.network.num_restarts,
         )
         self._runner = runner
         self._scheduler = scheduler
@@ -101,9 +103,9 @@ class Simulation:
             case Fault.ADD_WORKER:
                 self._workers.append(self._new_worker(self.scenario.steps_s[0]))
                 return None
-            case Fault.KILL_WORKER | Fault.STOP_WORKER | Fault.PAUSE_WORKER | Fault.CUT_WORKER:
+            case Fault.KILL_WORKER | Fault.STOP_WORKER | Fault.PAUSE_WORKER | Fault.CUT_WORKER | Fault.RESET_WORKER:
                 victims: list[Process] = [*self._workers]
-            case Fault.KILL_LEADER | Fault.PAUSE_LEADER | Fault.CUT_LEADER:
+            case Fault.KILL_LEADER | Fault.PAUSE_LEADER | Fault.CUT_LEADER | Fault.RESET_LEADER:
                 victims = [scheduler for scheduler in self._schedulers if scheduler.term]
             case _:
                 victims = [*self._gateways]
@@ -128,6 +130,8 @@ class Simulation:
             case Fault.PAUSE_WORKER | Fault.PAUSE_LEADER | Fault.PAUSE_GATEWAY:
                 victim.paused_until_s = max(victim.paused_until_s, now_s + trouble.lasts_s)
                 victim.away_s += trouble.lasts_s
+            case Fault.RESET_WORKER | Fault.RESET_LEADER | Fault.RESET_GATEWAY:
+                self.network.reset(victim)
             case _:
                 victim.cut_until_s = max(victim.cut_until_s, now_s + trouble.lasts_s)
                 victim.away_s += trouble.lasts_s

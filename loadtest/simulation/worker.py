@@ -13,6 +13,7 @@ from shared.messages import StepPlan
 
 _READ_TIMEOUT_S = 0.5
 _LONGEST_RETRY_S = 1.0
+_LONGEST_REST_S = 0.05
 
 
 class WorkerProcess(Process):
@@ -37,6 +38,12 @@ class WorkerProcess(Process):
         self.tell("told to stop")
         self._is_stopping = True
         self._end(Ending.STOPPED)
+
+    def reset(self) -> None:
+        """It notices at once, and says by which connection it goes on."""
+        super().reset()
+        if self._life.worker and self._life.ending is None:
+            self.start(self._say_connection())
 
     def failed(self, task: Task, error: PagestreamError) -> None:
         """A thread has ended with an error."""
@@ -126,13 +133,21 @@ class WorkerProcess(Process):
         while True:
             status = life.status(self.name)
             try:
-                yield Call(self._redis.beat, f"w:{life.worker}", status)
+                yield Call(self._redis.beat, f"w:{life.worker}", status, self.connection)
                 if life.must_greet(self.kernel.now_s):
                     yield Call(self._redis.hello, life.worker, status.capabilities, is_repeatable=False)
                 life.heard(self.kernel.now_s)
             except BusUnavailableError:
                 self.tell("no heartbeat")
             yield HEARTBEAT_INTERVAL_S
+
+    def _say_connection(self) -> Steps:
+        life = self._life
+        yield self.kernel.rng.random() * _LONGEST_REST_S
+        try:
+            yield Call(self._redis.beat, f"w:{life.worker}", life.status(self.name), self.connection)
+        except BusUnavailableError:
+            self.tell("no heartbeat")
 
     def _persist(self, call: Call) -> Steps:
         while True:

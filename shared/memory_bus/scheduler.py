@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from shared.bus import PLAN_RETENTION, Delivery, LoggedResult
 from shared.errors import LeaseLostError, SealedError
+from shared.held_lease import HeldLease, Sighting
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.memory_bus.state import PoolState, Stream
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus
@@ -34,6 +35,20 @@ class MemorySchedulerBus:
         with self._state.changed:
             if self._state.leader and self._state.leader[1] == self._name:
                 self._state.leader = None
+
+    async def sight_leader(self) -> Sighting:
+        """There are no connections to look at."""
+        return Sighting("")
+
+    async def depose(self, lease: HeldLease) -> None:
+        """Let the leader's lease run out now."""
+        with self._state.changed:
+            if self._state.leader and self._state.leader[1] == lease.holder:
+                self._state.leader = None
+
+    async def sight_workers(self, workers: Iterable[WorkerId]) -> Sighting:
+        """There are no connections to look at."""
+        return Sighting("")
 
     async def recover(self) -> list[Delivery]:
         """All that earlier leaders received and did not finish, oldest first."""

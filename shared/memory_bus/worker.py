@@ -67,5 +67,10 @@ class MemoryWorkerBus:
                 raise SealedError(f"{status.worker_id} is not among the writers")
             self._state.worker_status[status.worker_id] = (self._state.clock(), status)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """There is no connection to lose."""
+        return False
+
     def close(self) -> None:
         """There is nothing to release."""

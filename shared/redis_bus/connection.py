@@ -37,12 +37,16 @@ class AsyncConnection:
 
     Args:
         name: What `CLIENT LIST` shows.
+
+    Attributes:
+        num_connects: How often it has connected.
     """
 
     def __init__(self, url: str, name: str) -> None:
         # redis-py's own timeout makes a task for every packet (asyncio.wait_for): a fifth of a command's CPU time.
         self._maker = _checked(_ASYNC, url, name, timeout_s=None)
         self._connection: AsyncRedisConnection = self._maker.make_connection()
+        self.num_connects = 0
         self._host: str | None = self._maker.connection_kwargs.get("host")
         self._turn = asyncio.Lock()
 
@@ -112,6 +116,7 @@ class AsyncConnection:
                 if self._host is not None:
                     await asyncio.wrap_future(look_up(self._host))
                 await self._connection.connect()  # type: ignore[no-untyped-call]  # `send_packed_command` asks no sentinel
+                self.num_connects += 1
             await self._send(packed)
             return await self._connection.read_response()
         except redis.ResponseError:
@@ -136,7 +141,22 @@ class BlockingConnection:
         self._connection = self._maker.make_connection()
         self._host: str | None = self._maker.connection_kwargs.get("host")
         self._is_connected = False
+        self.num_connects = 0
         self._turn = threading.Lock()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the server, or what lies between, has closed the connection since the last command."""
+        with self._turn:
+            if not self._is_connected:
+                return False
+            try:
+                is_open = not self._connection.can_read(0.0)
+            except _UNREACHABLE:
+                is_open = False
+            if not is_open:
+                self.close()
+            return not is_open
 
     def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
         """Send one command and return its reply, undecoded; arguments and errors are as in `AsyncConnection`."""
@@ -181,8 +201,9 @@ class BlockingConnection:
                 if self._host is not None:
                     look_up(self._host).result(COMMAND_TIMEOUT_S)
                 self._connection.connect()
+                self._is_connected = True
+                self.num_connects += 1
             self._connection.send_command(*command)
-            self._is_connected = True
             if wait_s:
                 self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
             return self._connection.read_response()

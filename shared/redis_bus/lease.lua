@@ -1,5 +1,5 @@
 -- Become, or remain, leader. A new term's epoch is above the last one, and above it even if Redis has lost its data.
--- KEYS: lead, epoch   ARGV: own name, milliseconds, own last epoch
+-- KEYS: lead, epoch, lead's connection   ARGV: own name, milliseconds, own last epoch, own connection or ''
 -- Returns the epoch, or nothing while another one leads.
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then
@@ -11,4 +11,5 @@ if not leader or epoch < math.max(1, tonumber(ARGV[3])) then
   redis.call('SET', KEYS[2], epoch)
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[2])
 return epoch

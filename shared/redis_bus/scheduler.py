@@ -8,13 +8,16 @@ import redis
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, SEALED_TTL_S, Delivery, LoggedResult
 from shared.errors import LeaseLostError
+from shared.held_lease import HeldLease, Sighting
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
+from shared.redis_bus.client_list import ClientList
 from shared.redis_bus.connection import AsyncConnection, block
+from shared.redis_bus.connection_name import AsyncConnectionName
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
-from shared.redis_bus.scripts import EMIT, LEASE, REGISTER, RESIGN, SEAL
+from shared.redis_bus.scripts import DEPOSE, EMIT, LEASE, REGISTER, RESIGN, SEAL
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
 _PAGE = 64
@@ -31,6 +34,8 @@ class RedisSchedulerBus:
         self._keys = PoolKeys(pool)
         self._name = f"sched-{uuid.uuid4().hex[:12]}"
         self._commands = AsyncConnection(url, self._name)
+        self._connection_name = AsyncConnectionName(self._commands)
+        self._clients = ClientList(self._commands, self._connection_name)
         self._inbox = RedisInbox(url, self._keys, self._name, self._commands)
         self._results: dict[WorkerId, AsyncConnection] = {}
         self._last_epoch = 0
@@ -50,16 +55,40 @@ class RedisSchedulerBus:
 
     async def acquire_lease(self) -> Epoch | None:
         """Become, or remain, leader. None while another one leads."""
-        keys = [self._keys.lead, self._keys.epoch]
-        epoch = await self._commands.run(LEASE, keys, self._name, _TTL_MS, self._last_epoch)
-        if epoch is None:
-            return None
-        self._last_epoch = epoch
-        return Epoch(epoch)
+        keys = [self._keys.lead, self._keys.epoch, self._keys.lead_connection]
+        is_said = False
+        while not is_said:
+            connection = await self._connection_name.ask()
+            epoch = await self._commands.run(LEASE, keys, self._name, _TTL_MS, self._last_epoch, connection)
+            if epoch is None:
+                return None
+            self._last_epoch = epoch
+            is_said = self._connection_name.is_current
+        return Epoch(self._last_epoch)
 
     async def resign(self) -> None:
         """Give the lease up, if it is ours."""
         await self._commands.run(RESIGN, [self._keys.lead], self._name)
+
+    async def sight_leader(self) -> Sighting:
+        """Look at the lease of whoever leads."""
+        keys = (self._keys.lead, self._keys.lead_connection)
+        leader, connection = await self._commands.call("MGET", *keys, is_repeatable=True)
+        left_ms = await self._commands.call("PTTL", self._keys.lead, is_repeatable=True)
+        is_held = leader and connection and left_ms >= 0
+        leases = [(leader.decode(), connection.decode(), LIVENESS_TTL_S - left_ms / 1000)] if is_held else []
+        return await self._clients.sight(leases)
+
+    async def depose(self, lease: HeldLease) -> None:
+        """Let the leader's lease run out now, if it has not been renewed by another connection since."""
+        await self._commands.run(DEPOSE, [self._keys.lead, self._keys.lead_connection], lease.holder, lease.connection)
+
+    async def sight_workers(self, workers: Iterable[WorkerId]) -> Sighting:
+        """Look at the leases of these workers."""
+        asked = list(workers)
+        keys = map(self._keys.worker_connection, asked)
+        names = await self._commands.call("MGET", *keys, is_repeatable=True) if asked else []
+        return await self._clients.sight((w, name.decode(), 0.0) for w, name in zip(asked, names, strict=True) if name)
 
     async def recover(self) -> list[Delivery]:
         """All that earlier leaders received and did not finish, oldest first within each stream. Needs the lease."""

@@ -20,6 +20,7 @@ from shared.messages import (
     encode,
 )
 from shared.redis_bus.connection import Argument, BlockingConnection, block
+from shared.redis_bus.connection_name import BlockingConnectionName
 from shared.redis_bus.emission import emit_arguments, refusal_of
 from shared.redis_bus.scripts import EMIT, HEARTBEAT, REGISTER, Script
 
@@ -33,6 +34,7 @@ class RedisWorkerBus:
         self._keys = PoolKeys(pool)
         name = f"worker-{secrets.token_hex(6)}"
         self._commands = BlockingConnection(url, name)
+        self._name = BlockingConnectionName(self._commands)
         self._plans = BlockingConnection(url, f"{name}-plans")
         self._results = BlockingConnection(url, f"{name}-results")
 
@@ -66,7 +68,8 @@ class RedisWorkerBus:
 
     def bye(self, worker: WorkerId) -> None:
         """Say that no further plan will be executed."""
-        self._commands.call("DEL", self._keys.worker(worker), is_repeatable=True)
+        keys = (self._keys.worker(worker), self._keys.worker_connection(worker))
+        self._commands.call("DEL", *keys, is_repeatable=True)
         self._commands.call("XADD", self._keys.control, "*", "d", encode(WorkerBye(worker_id=worker)))
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
@@ -99,15 +102,24 @@ class RedisWorkerBus:
         self._run(self._results, worker, EMIT, keys, arguments)
 
     def heartbeat(self, status: WorkerStatus) -> None:
-        """Say that this worker lives, and how far it is.
+        """Say that this worker lives, how far it is, and by which connection it says so.
 
         Raises:
             SealedError: the bus does not know this worker, since Redis has lost its data or it was dead for too long.
             BusUnavailableError: Redis does not answer.
         """
-        keys = [self._keys.worker(status.worker_id), self._keys.writers]
-        arguments: list[Argument] = [status.worker_id, encode(status), _TTL_MS]
-        self._run(self._commands, status.worker_id, HEARTBEAT, keys, arguments)
+        worker = status.worker_id
+        keys = [self._keys.worker(worker), self._keys.writers, self._keys.worker_connection(worker)]
+        is_said = False
+        while not is_said:
+            arguments: list[Argument] = [worker, encode(status), _TTL_MS, self._name.ask()]
+            self._run(self._commands, worker, HEARTBEAT, keys, arguments)
+            is_said = self._name.is_current
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether that connection has been closed since: the next heartbeat is due at once."""
+        return self._commands.is_cut_off
 
     def close(self) -> None:
         """Release the connections."""

@@ -1,9 +1,11 @@
 """One term of leadership, event by event: what it wants done, and in which order."""
 
 from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.failure_detector import CONFIRMATION_S
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.term import Term
 from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
+from shared.held_lease import HeldLease, Sighting
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import (
     Cancel,
@@ -145,6 +147,22 @@ def test_a_worker_without_heartbeat_is_sealed_and_one_that_has_just_joined_is_no
     told.hears(hello(NEW))
     told.sees()
     assert told.wants(Seal) == [Seal(OLD)]
+
+
+def test_a_worker_whose_connection_is_closed_is_sealed_long_before_its_lease_runs_out() -> None:
+    told = Told.leading(hello(OLD), hello(NEW))
+    told.wants()
+    for seen, after_s in ((True, 0.0), (False, 0.1), (False, CONFIRMATION_S)):
+        told.now_s += after_s
+        told.sees(OLD, NEW)
+        assert told.wants(Seal) == []
+        leases = (HeldLease(OLD, "c1", is_connected=seen), HeldLease(NEW, "c2", is_connected=True))
+        told.term.sight(Sighting("v", leases), now_s=told.now_s)
+    assert told.wants(Seal) == [Seal(OLD)]
+    assert told.now_s < LIVENESS_TTL_S
+    assert told.term.workers() == [NEW]
+    told.sees(OLD, NEW)  # its last heartbeat still stands there
+    assert told.term.workers() == [NEW]
 
 
 def test_a_worker_that_answers_what_it_was_not_asked_is_sealed() -> None:
