@@ -22,7 +22,7 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """Collect what earlier leaders received and did not finish (`Term.take_over`); from then on receive."""
+    """Collect what earlier leaders, now closed out, did not finish (`Term.take_over`); from then on receive."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Leader:
                 await self._bus.publish_status(status)
 
     async def _receive(self, term: Term) -> None:
-        term.take_over(await self._bus.recover(), now_s=self._clock())
+        term.take_over(await self._bus.recover())
         self._news.set()
         while not self._stopping.is_set():
             term.receive(await self._bus.receive(timeout_s=_READ_TIMEOUT_S), now_s=self._clock())

@@ -2,8 +2,8 @@
 
 1. It begins with the writers of the past. Each is sealed with the new epoch: earlier leaders' plans and earlier
    workers' results are refused from here on, and workers come back under new names.
-2. The sealed logs are read one after another. They say what every client has been told.
-3. Unfinished requests are taken over, and go on from there.
+2. What earlier leaders did not finish is collected. The sealed logs say what its clients have been told, and are read.
+3. Unfinished requests are taken over, and go on from there; then comes what has come meanwhile.
 4. Messages, results and looks at who lives come in; plans, seals, faults and ends go out, until the lease is lost.
 """
 
@@ -16,6 +16,7 @@ from typing import Final
 from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
 from scheduler_svc.failure_detector import FailureDetector
 from scheduler_svc.fault_writer import FaultWriter
+from scheduler_svc.inheritance import Inheritance
 from scheduler_svc.recovery import CommittedOutputs
 from scheduler_svc.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
@@ -39,6 +40,8 @@ from shared.messages import (
 log = logging.getLogger(__name__)
 
 
+_MAX_LOGS_AT_ONCE: Final = 8
+
 _GONE: Final = "the request is no longer in the pool: it was cancelled, or given up since nobody followed it"
 
 
@@ -47,7 +50,7 @@ class Term:
 
     Invariants:
         - a worker's log is followed from its welcome to its seal, and nothing of it moves on before;
-        - nothing is received before everything of the past has been read and taken over.
+        - nothing new is handled before everything of the past has been read and taken over.
 
     Args:
         epoch: The term's own.
@@ -63,12 +66,13 @@ class Term:
         self._detector = FailureDetector()
         self._unread = deque(writers)
         self._sealed = set(self._unread)
-        self._outputs = CommittedOutputs()
+        self._being_read: set[WorkerId] = set()
+        self._inheritance: Inheritance | None = None
+        self._early: list[Delivery] = []
         self._is_leading = False
         self._handled: list[str] = []
         self._unknown: list[Attach] = []
-        self._due: deque[Effect] = deque(map(Seal, self._unread))
-        self._read_next()
+        self._due: deque[Effect] = deque([*map(Seal, self._unread), TakeOver()])
 
     @property
     def is_idle(self) -> bool:
@@ -83,16 +87,18 @@ class Term:
         """Those that have a part in it, as far as is known."""
         return [worker_id for worker_id in self._core.workers if worker_id not in self._sealed]
 
-    def take_over(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
-        """Go on with what earlier leaders did not finish. Comes once, before anything is received."""
-        outputs, self._outputs = self._outputs, CommittedOutputs()
-        for delivery in deliveries:
-            self._handle(delivery, outputs, now_s)
-        self._is_leading = True
-        log.info("leading with epoch %d, %d requests taken over", self.epoch, self._core.num_requests)
+    def take_over(self, deliveries: Iterable[Delivery]) -> None:
+        """Go on with what earlier leaders did not finish, as soon as the logs have been read. Comes once."""
+        self._inheritance = Inheritance(deliveries)
+        if not self._inheritance.has_requests:
+            self._unread.clear()
+        self._read_on()
 
     def receive(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
-        """Take in new messages."""
+        """Take in new messages; before the past has been read, they wait."""
+        if not self._is_leading:
+            self._early += deliveries
+            return
         for delivery in deliveries:
             self._handle(delivery, None, now_s)
 
@@ -104,8 +110,8 @@ class Term:
                 break
             if writer in self._core.workers:
                 self._complete(writer, step, result)
-            else:
-                self._outputs.add([result])
+            elif self._inheritance:
+                self._inheritance.read(result)
 
     def look(self, workers: Mapping[WorkerId, WorkerStatus], gateways: set[GatewayId], *, now_s: float) -> None:
         """Draw conclusions from who lives: all workers, and those of `gateways()`, that have a heartbeat."""
@@ -127,6 +133,7 @@ class Term:
 
     def effects(self, *, now_s: float) -> Iterator[Effect]:
         """What is to be done now, in this order. Each is decided when it is asked for, by what is known then."""
+        self._begin_to_lead(now_s)
         while self._due:
             yield self._due.popleft()
         for worker_id in list(self._core.workers):
@@ -142,7 +149,7 @@ class Term:
     def check(self) -> None:
         """Assert the invariants of everything here."""
         self._core.check()
-        assert not (self._is_leading and self._unread)
+        assert not (self._is_leading and (self._unread or self._being_read or self._early))
 
     def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
         match delivery.message:
@@ -202,8 +209,23 @@ class Term:
             moved = self._core.remove_worker(writer)
             log.info("worker %s is gone, %d sequences move on", writer, moved)
         else:
-            self._unread.remove(writer)
-            self._read_next()
+            self._being_read.remove(writer)
+            self._read_on()
 
-    def _read_next(self) -> None:
-        self._due.append(Follow(self._unread[0]) if self._unread else TakeOver())
+    def _read_on(self) -> None:
+        while self._unread and len(self._being_read) < _MAX_LOGS_AT_ONCE:
+            writer = self._unread.popleft()
+            self._being_read.add(writer)
+            self._due.append(Follow(writer))
+
+    def _begin_to_lead(self, now_s: float) -> None:
+        """Once everything of the past has been read."""
+        past = self._inheritance
+        if self._is_leading or past is None or self._unread or self._being_read:
+            return
+        self._is_leading, self._inheritance = True, None
+        for delivery in past.deliveries:
+            self._handle(delivery, past.outputs, now_s)
+        log.info("leading with epoch %d, %d requests taken over", self.epoch, self._core.num_requests)
+        early, self._early = self._early, []
+        self.receive(early, now_s=now_s)

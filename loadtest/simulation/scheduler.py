@@ -117,7 +117,7 @@ class SchedulerProcess(Process):
     def _receive(self, term: Term) -> Steps:
         deliveries = yield Call(self._redis.recover, self.name)
         self.tell("takes over %s", [delivery.entry for delivery in deliveries])
-        term.take_over(deliveries, now_s=self.kernel.now_s)
+        term.take_over(deliveries)
         term.check()
         self._news.set()
         while True:

@@ -20,7 +20,7 @@ from shared.redis_bus.inbox import RedisInbox
 from shared.redis_bus.scripts import DEPOSE, EMIT, LEASE, REGISTER, RESIGN, SEAL
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
-_PAGE = 64
+_PAGE = 256
 
 
 class RedisSchedulerBus:

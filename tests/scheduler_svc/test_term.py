@@ -68,7 +68,8 @@ class Told:
     def leading(cls, *messages: Inbound) -> "Told":
         told = cls()
         assert told.wants() == [TakeOver()]
-        told.term.take_over([], now_s=0.0)
+        told.term.take_over([])
+        assert told.wants() == []
         told.hears(*messages)
         return told
 
@@ -85,35 +86,65 @@ class Told:
         return [effect for effect in effects if not kinds or isinstance(effect, kinds)]
 
 
-def test_everyone_of_the_past_is_sealed_and_read_to_the_seal_before_anything_is_taken_over() -> None:
-    told = Told(OLD, WorkerId("s3"))
-    assert told.wants() == [Seal(OLD), Seal(WorkerId("s3")), Follow(OLD)]
+def test_everyone_of_the_past_is_sealed_and_read_to_the_seal_before_anything_goes_on() -> None:
+    faults = WorkerId("s3")
+    told = Told(OLD, faults)
+    assert told.wants() == [Seal(OLD), Seal(faults), TakeOver()]
+    told.term.take_over([Delivery("1", submit()), Delivery("2", hello(OLD)), Delivery("3", hello(NEW))])
+    assert told.wants() == [Follow(OLD), Follow(faults)]
     told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70, 71)])
+    told.term.read(faults, [seal(7)])
     assert told.wants() == []
     told.term.read(OLD, [seal(5), seal(7)])
-    assert told.wants() == [Follow(WorkerId("s3"))]
-    told.term.read(WorkerId("s3"), [seal(7)])
-    assert told.wants() == [TakeOver()]
-    told.term.take_over([Delivery("1", submit()), Delivery("2", hello(OLD)), Delivery("3", hello(NEW))], now_s=0.0)
     joins, plan, _, finish = told.wants()
     assert (joins, finish) == (Follow(NEW), Finish(["2", "3"]))
     assert (plan.worker, plan.step) == (NEW, StepId(7, 1))
     assert list(unpack_u32(plan.plan.admitted[0].tokens)) == [1, 2, 3, 70, 71]
 
 
+def test_what_comes_while_the_past_is_read_waits_for_it() -> None:
+    told = Told(OLD)
+    told.term.take_over([Delivery("1", submit())])
+    told.hears(Cancel(request_id=RequestId("r"), reason="client"))
+    assert told.wants(Finish) == []
+    told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70), seal(7)])
+    assert told.wants(Finish) == [Finish(["1", "entry of Cancel"])]
+
+
+def test_no_log_is_read_where_no_request_is_unfinished() -> None:
+    told = Told(OLD)
+    told.term.take_over([Delivery("1", hello(NEW))])
+    assert told.wants(Follow, Finish) == [Follow(NEW), Finish(["1"])]
+
+
+def test_logs_are_read_a_few_at_a_time() -> None:
+    writers = [WorkerId(f"w{number}") for number in range(20)]
+    told, read = Told(*writers), []
+    told.term.take_over([Delivery("1", submit())])
+    while follows := told.wants(Follow):
+        assert len(follows) <= 8
+        read += [follow.writer for follow in follows]
+        for follow in follows:
+            told.term.read(follow.writer, [seal(7)])
+    assert read == writers
+    told.sees()
+    assert told.wants(Announce)
+
+
 def test_a_request_whose_end_was_told_under_the_old_leader_is_only_finished() -> None:
     told = Told(OLD)
+    told.term.take_over([Delivery("1", submit())])
     told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70, ends=True), seal(7)])
-    told.term.take_over([Delivery("1", submit())], now_s=0.0)
     assert told.wants(SendPlan, Finish) == [Finish(["1"])]
 
 
 def test_nobody_is_told_of_a_leader_that_has_not_taken_over() -> None:
     told = Told(OLD)
+    told.term.take_over([Delivery("1", submit())])
     told.sees()
     assert told.wants(Announce) == []
     told.term.read(OLD, [seal(7)])
-    told.term.take_over([], now_s=0.0)
+    told.wants()
     told.sees()
     (announce,) = told.wants(Announce)
     assert announce.status.epoch == 7
