@@ -7,6 +7,7 @@ from the environment, as they do for compose.yaml; so does CONTAINER_ENGINE (doc
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -55,8 +56,9 @@ class Stack:
 
     def num_live_workers(self) -> int:
         """Workers that have a heartbeat."""
-        redis = self.containers("redis")[0]
-        return len(self._ask("exec", redis, "redis-cli", "--scan", "--pattern", "{default}:w:*").split())
+        metrics = httpx.get(f"{self.url}/metrics", timeout=5).text
+        found = re.search(r"^pagestream:num_workers\{.*\} (\d+)", metrics, re.MULTILINE)
+        return int(found[1]) if found else 0
 
     def kill(self, container: str) -> None:
         """Kill a container's process."""

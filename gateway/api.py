@@ -1,25 +1,20 @@
 """The routes. Each reads a body, starts a completion and chooses the response; the work is done elsewhere."""
 
-import functools
-import time
 from http import HTTPStatus
-from importlib.metadata import version
-from typing import Final
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway.answering import CHAT, TEXT, VERSION, Caller, Endpoint
 from gateway.batches.routes import router as batches
-from gateway.completions.completion import Completion
-from gateway.completions.submission import Submission
-from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
+from gateway.context import Gateway, check_admin, check_model, gateway_of, json_response, key_of
 from gateway.embeddings.routes import router as embeddings
 from gateway.files.routes import router as files
-from gateway.http.connection import EventStreamResponse, WholeResponse, read_body
+from gateway.http.connection import read_body
 from gateway.http.openapi import documented
-from gateway.http.sse import EventWriter
-from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
+from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody
 from gateway.protocol.openai_responses import (
     ChatChoice,
     ChatChunkChoice,
@@ -29,16 +24,9 @@ from gateway.protocol.openai_responses import (
     TextChoice,
 )
 from gateway.responses.routes import router as responses
-from gateway.shapes.chat_shape import ChatShape
-from gateway.shapes.fingerprint import fingerprint
-from gateway.shapes.shape import Envelope, Shape
-from gateway.shapes.text_shape import TextShape
-from gateway.shapes.token_names import TokenNames
+from gateway.resumption.event_id import EventId, parse_counts
 from gateway.tokenization.routes import router as tokenization
-
-_VERSION: Final = version("pagestream")
-_SERVICE_TIER: Final = "default"
-"""There is no other: whoever asks for one is told."""
+from gateway.usage import router as usage
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,6 +36,12 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+class AdminLoad(msgspec.Struct, frozen=True):
+    """Calls under way, by owner."""
+
+    calls: dict[str, int]
+
+
 class Version(msgspec.Struct, frozen=True):
     """Which release this is."""
 
@@ -55,8 +49,8 @@ class Version(msgspec.Struct, frozen=True):
 
 
 public = APIRouter()
-v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_api_key)])
-for router in (responses, embeddings, files, batches):
+v1 = APIRouter(prefix="/v1")
+for router in (responses, embeddings, files, batches, usage):
     v1.include_router(router)
 public.include_router(tokenization)
 
@@ -66,10 +60,7 @@ public.include_router(tokenization)
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     gateway = gateway_of(request)
-    body = ChatCompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
-    check_model(gateway, body.model)
-    submission = await gateway.submissions.chat(body, f"chatcmpl-{request.state.request_key}")
-    return await _complete(gateway, body, submission, ChatShape)
+    return await _answer(gateway, CHAT, request)
 
 
 @v1.post("/completions")
@@ -77,33 +68,26 @@ async def create_chat_completion(request: Request) -> Response:
 async def create_completion(request: Request) -> Response:
     """Continue one or several texts."""
     gateway = gateway_of(request)
-    body = CompletionBody.parse(await read_body(request, gateway.settings.max_body_bytes))
-    check_model(gateway, body.model)
-    submission = await gateway.submissions.text(body, f"cmpl-{request.state.request_key}")
-    return await _complete(gateway, body, submission, TextShape)
+    return await _answer(gateway, TEXT, request)
 
 
-async def _complete(
-    gateway: Gateway, body: GenerationBody, submission: Submission, kind: type[ChatShape | TextShape]
+@v1.get("/streams/{stream_id}")
+@documented(event=CompletionResponse[ChatChunkChoice])
+async def resume_stream(
+    request: Request, stream_id: str, start: Annotated[str | None, Query(alias="from")] = None
 ) -> Response:
-    envelope = Envelope(
-        submission.completion_id,
-        int(time.time()),
-        body.model,
-        fingerprint(_VERSION, gateway.monitor.status),
-        body.service_tier and _SERVICE_TIER,
-    )
-    names = TokenNames(gateway.completions.vocabulary, as_ids=body.return_tokens_as_token_ids)
-    shape = kind(envelope, names, body.detail)
-    completion = await gateway.completions.start(submission)
-    if body.stream:
-        return EventStreamResponse(completion, EventWriter(shape, completion.num_choices))
-    return WholeResponse(completion, functools.partial(_render, shape))
+    """Go on with a stream after its first events; how many is said by `from`, or by a Last-Event-ID."""
+    gateway = gateway_of(request)
+    caller = Caller.of(request, key_of(request))
+    seen = parse_counts(start, "from") if start else ()
+    if caller.last_event_id is not None:
+        stream_id, seen = EventId.parse(caller.last_event_id)
+    return await gateway.answering.resume(stream_id, seen, caller.key.name)
 
 
-async def _render(shape: Shape, completion: Completion) -> Response:
-    outputs = await completion.collect()
-    return Response(shape.response(outputs, completion.prompts, completion.usage), media_type="application/json")
+async def _answer(gateway: Gateway, endpoint: Endpoint, request: Request) -> Response:
+    data = await read_body(request, gateway.settings.max_body_bytes)
+    return await gateway.answering.answer(endpoint, data, Caller.of(request, key_of(request)))
 
 
 @v1.get("/models")
@@ -128,6 +112,13 @@ def _model_card(gateway: Gateway, name: str) -> ModelCard:
     return ModelCard(name, gateway.started_s, gateway.max_model_len())
 
 
+@v1.get("/admin/load", dependencies=[Depends(check_admin)])
+@documented(answer=AdminLoad)
+async def get_load(request: Request) -> Response:
+    """The calls under way at this gateway, by the owners of their API keys."""
+    return json_response(AdminLoad(gateway_of(request).admission.calls))
+
+
 @public.get("/health")
 @documented(answer=Health, statuses={503: "Nobody would be answered."})
 async def get_health(request: Request) -> Response:
@@ -149,7 +140,7 @@ async def ping() -> Response:
 @documented(answer=Version)
 async def get_version() -> Response:
     """The product's version."""
-    return json_response(Version(_VERSION))
+    return json_response(Version(VERSION))
 
 
 @public.get("/metrics")

@@ -1,13 +1,15 @@
 """What every route finds in its request's state, and the checks that come before its work."""
 
-import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
 import msgspec
 from fastapi import Request, Response
 
+from gateway.access.admission import Admission
+from gateway.access.keyring import ApiKey
+from gateway.answering import Answering
 from gateway.batches.service import BatchService
 from gateway.completions.completion import CompletionStarter
 from gateway.completions.submission_builder import SubmissionBuilder
@@ -17,7 +19,7 @@ from gateway.monitoring.pool_monitor import PoolMonitor
 from gateway.responses.service import ResponseService
 from gateway.settings import GatewaySettings
 from gateway.storage.jobs import JobRunner
-from shared.errors import AuthenticationError, ModelNotFoundError
+from shared.errors import ForbiddenError, ModelNotFoundError
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Gateway:
     """The collaborators of the routes, made once per application."""
 
     settings: GatewaySettings
+    admission: Admission
+    answering: Answering
     submissions: SubmissionBuilder
     completions: CompletionStarter
     monitor: PoolMonitor
@@ -49,22 +53,19 @@ def gateway_of(request: Request) -> Gateway:
     return cast("Gateway", request.state.gateway)
 
 
-def check_api_key(request: Request) -> None:
-    """Let in who has a key, if keys are wanted.
+def key_of(request: Request) -> ApiKey:
+    """The API key that this request came with."""
+    return cast("ApiKey", request.state.api_key)
+
+
+def check_admin(request: Request) -> None:
+    """See that it is an administrator's.
 
     Raises:
-        AuthenticationError: there is none, or not one of ours.
+        ForbiddenError: it is not.
     """
-    keys = gateway_of(request).settings.api_keys
-    if not keys:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
-    if scheme.lower() != "bearer" or not any(matches):
-        raise AuthenticationError(
-            "Incorrect API key provided; send one of this server's keys as 'Authorization: Bearer KEY'",
-            code="invalid_api_key",
-        )
+    if not key_of(request).admin:
+        raise ForbiddenError("this is for API keys with 'admin = true'", code="admin_only")
 
 
 def check_model(gateway: Gateway, name: str) -> None:
@@ -73,7 +74,15 @@ def check_model(gateway: Gateway, name: str) -> None:
     Raises:
         ModelNotFoundError: it is not.
     """
-    names = gateway.settings.model_names
+    check_model_name(gateway.settings.model_names, name)
+
+
+def check_model_name(names: Sequence[str], name: str) -> None:
+    """See that a model is one of those that are served.
+
+    Raises:
+        ModelNotFoundError: it is not.
+    """
     if name not in names:
         served = ", ".join(repr(known) for known in names)
         raise ModelNotFoundError(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from typing import Final
 import uvicorn
 
 from gateway.app import GatewayApp, create_app
+from gateway.http.connection import MAX_WRITE_S
 from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
 from gateway.tokenizers.tokenizer import Tokenizer
@@ -45,6 +47,8 @@ class GatewayServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
                 timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s + _LAST_WORDS_S),
             )
         )
@@ -53,9 +57,10 @@ class GatewayServer(uvicorn.Server):
         """Listen, and say so."""
         await super().startup(sockets)
         if self.started:
+            self._bound_unread_data()
             settings = self._settings
-            names = ", ".join(settings.model_names)
-            _logger.info("serving %s at http://%s:%d", names, settings.host, settings.port)
+            names, scheme = ", ".join(settings.model_names), "https" if settings.ssl_certfile else "http"
+            _logger.info("serving %s at %s://%s:%d", names, scheme, settings.host, settings.port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running requests end, and tell those that did not."""
@@ -63,7 +68,7 @@ class GatewayServer(uvicorn.Server):
         grace_s = self._settings.shutdown_timeout_s
         message = "the gateway is shutting down; send the request again"
         timers = [
-            call_later(grace_s, self._app.token_router.fail_all, HTTPStatus.SERVICE_UNAVAILABLE, message),
+            call_later(grace_s, self._app.end_streams, HTTPStatus.SERVICE_UNAVAILABLE, message),
             call_later(grace_s + _LAST_WORDS_S, self._cancel_requests),
         ]
         try:
@@ -71,6 +76,16 @@ class GatewayServer(uvicorn.Server):
         finally:
             for timer in timers:
                 timer.cancel()
+
+    def _bound_unread_data(self) -> None:
+        """Have the system break connections whose client does not read, also those that nobody writes to any more."""
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux alone has it
+            return
+        for server in self.servers:
+            for listener in server.sockets:
+                with socket.socket(fileno=os.dup(listener.fileno())) as same:  # connections inherit its options
+                    if same.family in {socket.AF_INET, socket.AF_INET6}:
+                        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(MAX_WRITE_S * 1000))
 
     def _cancel_requests(self) -> None:
         """Those that have no stream yet, for Redis hangs, or whose client does not read."""

@@ -10,7 +10,9 @@ import typer
 from gateway.settings import GatewaySettings
 from gpu_worker.settings import WorkerSettings
 from pagestream import bench, options
+from pagestream.api_key import new_api_key
 from pagestream.batch.command import run_batch
+from pagestream.dead_letters import command as dead_letters
 from pagestream.lifeline import follow_supervisor
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
@@ -36,8 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(dead_letters.app, name="dlq")
 for _command in (run_batch, chat, complete, plan, simulate):
     app.command()(_command)
+app.command("api-key")(new_api_key)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,11 +75,15 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     host: options.Host = _GATEWAY.host,
     port: options.Port = _GATEWAY.port,
     api_key: options.ApiKey = None,
+    api_key_file: options.ApiKeyFile = None,
+    ssl_certfile: options.SslCertfile = None,
+    ssl_keyfile: options.SslKeyfile = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
     pooling: options.PoolingKind = _GATEWAY.pooling,
     max_file_bytes: options.MaxFileBytes = _GATEWAY.max_file_bytes,
     max_response_store_bytes: options.MaxResponseStoreBytes = _GATEWAY.max_response_store_bytes,
     max_file_store_bytes: options.MaxFileStoreBytes = _GATEWAY.max_file_store_bytes,
+    max_stream_store_bytes: options.MaxStreamStoreBytes = _GATEWAY.max_stream_store_bytes,
     max_logprobs: options.MaxLogprobs = _GATEWAY.max_logprobs,
     trust_request_chat_template: options.TrustRequestChatTemplate = _GATEWAY.trust_request_chat_template,
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
@@ -104,7 +112,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     resolve(model)
     settings = StackSettings(
         model_name=served_model_name[0] if served_model_name else model,
-        needs_api_key=bool(api_key),
+        needs_api_key=bool(api_key or api_key_file),
         host=host,
         port=port,
         num_workers=workers,
@@ -123,12 +131,16 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
     host: options.Host = _GATEWAY.host,
     port: options.Port = _GATEWAY.port,
     api_key: options.ApiKey = None,
+    api_key_file: options.ApiKeyFile = None,
+    ssl_certfile: options.SslCertfile = None,
+    ssl_keyfile: options.SslKeyfile = None,
     max_model_len: options.MaxModelLen = None,
     max_num_queued_reqs: options.MaxNumQueuedReqs = _GATEWAY.max_num_queued_reqs,
     pooling: options.PoolingKind = _GATEWAY.pooling,
     max_file_bytes: options.MaxFileBytes = _GATEWAY.max_file_bytes,
     max_response_store_bytes: options.MaxResponseStoreBytes = _GATEWAY.max_response_store_bytes,
     max_file_store_bytes: options.MaxFileStoreBytes = _GATEWAY.max_file_store_bytes,
+    max_stream_store_bytes: options.MaxStreamStoreBytes = _GATEWAY.max_stream_store_bytes,
     max_logprobs: options.MaxLogprobs = _GATEWAY.max_logprobs,
     trust_request_chat_template: options.TrustRequestChatTemplate = _GATEWAY.trust_request_chat_template,
     enable_auto_tool_choice: options.EnableAutoToolChoice = _GATEWAY.enable_auto_tool_choice,
@@ -147,12 +159,16 @@ def gateway(  # noqa: PLR0913 - one parameter per flag
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
+        api_key_file=api_key_file,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
         max_model_len=max_model_len,
         max_num_queued_reqs=max_num_queued_reqs,
         pooling=pooling,
         max_file_bytes=max_file_bytes,
         max_response_store_bytes=max_response_store_bytes,
         max_file_store_bytes=max_file_store_bytes,
+        max_stream_store_bytes=max_stream_store_bytes,
         max_logprobs=max_logprobs,
         trust_request_chat_template=trust_request_chat_template,
         enable_auto_tool_choice=enable_auto_tool_choice,

@@ -110,6 +110,11 @@ ApiKey = Annotated[
     list[str] | None,
     _flag("api-key", _API, "Key that clients must send; repeat it for more. Default: none wanted.", parser=parse_word),
 ]
+ApiKeyFile = Annotated[
+    str | None, _flag("api-key-file", _API, "TOML with the hashes and limits of API keys (pagestream api-key).")
+]
+SslCertfile = Annotated[str | None, _flag("ssl-certfile", _API, "Certificate for HTTPS, PEM.")]
+SslKeyfile = Annotated[str | None, _flag("ssl-keyfile", _API, "Its key, if that is in another file.")]
 MaxNumQueuedReqs = Annotated[
     int, _count("max-num-queued-reqs", _API, "Requests in the pool above which a new one is refused with 429.")
 ]
@@ -151,6 +156,9 @@ MaxResponseStoreBytes = Annotated[
 ]
 MaxFileStoreBytes = Annotated[
     int, _count("max-file-store-bytes", _API, "Redis memory for files, and again for batches; more are refused.")
+]
+MaxStreamStoreBytes = Annotated[
+    int, _count("max-stream-store-bytes", _API, "Redis memory for what is kept to resume streams; the oldest give way.")
 ]
 
 MaxNumSeqs = Annotated[int, _count("max-num-seqs", _ENGINE, "Sequences that one worker runs at once.")]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from shared.bus import RESUME_GRACE_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
@@ -19,5 +21,5 @@ class SchedulerSettings:
     redis_url: str
     pool: str = "default"
     worker_timeout_s: float = 60.0
-    gateway_grace_s: float = 10.0
+    gateway_grace_s: float = RESUME_GRACE_S
     log_level: str = "INFO"

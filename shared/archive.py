@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from shared.errors import ClaimLostError, NotFoundError, QueueFullError, StorageFullError
+from shared.errors import ClaimLostError, NotFoundError, QueueFullError, RecordExistsError, StorageFullError
 
 LEASE_S = 6.0
 """A job that nobody has renewed for so long is given to another worker."""
@@ -32,6 +32,7 @@ class Kind(StrEnum):
     RESPONSE = "response"
     FILE = "file"
     BATCH = "batch"
+    STREAM = "stream"
 
 
 class Claim(NamedTuple):
@@ -76,6 +77,7 @@ class Archive(Protocol):
             max_jobs: Make it a job, unless there are that many already.
 
         Raises:
+            RecordExistsError: there is one of this id.
             StorageFullError: it does not fit, and nothing older may be dropped for it.
             QueueFullError: there are `max_jobs` jobs.
         """
@@ -151,6 +153,11 @@ def storage_full(num_used: int, num_new: int, max_bytes: int) -> StorageFullErro
         f"{num_new} bytes do not fit: {num_used} of {max_bytes} are in use; delete something, or wait until it expires",
         code="storage_full",
     )
+
+
+def record_exists(record_id: str) -> RecordExistsError:
+    """The error for an id that is taken."""
+    return RecordExistsError(f"there is a record {record_id!r} already")
 
 
 def jobs_full(num_jobs: int) -> QueueFullError:

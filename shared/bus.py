@@ -8,11 +8,14 @@ What holds on every implementation:
 - Publishing may lose. A `TokenBatch` that was published can always be read again from the log within its retention.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from shared.ids import Epoch, GatewayId, StepId, WorkerId
+from shared.dead_letters import Case, DeadLetter, FiledLetter
+from shared.ids import Epoch, GatewayId, RequestId, StepId, WorkerId
 from shared.messages import (
+    Attach,
     Cancel,
     Inbound,
     PoolStatus,
@@ -23,6 +26,7 @@ from shared.messages import (
     WorkerCapabilities,
     WorkerStatus,
 )
+from shared.usage import HourlyUsage, UsageRecord
 
 RESULT_RETENTION = 8192
 """Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap. Of those
@@ -39,24 +43,42 @@ LIVENESS_TTL_S = 3.0
 """A heartbeat or lease older than this is gone."""
 
 
+RESUME_GRACE_S = 30.0
+"""How long a request runs on that nobody follows. Logs reach back further."""
+
+
 class Delivery(NamedTuple):
     """One message of the scheduler's inbox with what `finish` needs to end it.
 
     Attributes:
         entry: Names the entry to the bus; opaque to others.
         message: The message, or None if the bytes are none (then `error` says why).
+        data: Those bytes.
+        case: What is held against the request, where it comes from an earlier leader.
     """
 
     entry: str
     message: Inbound | None
     error: str = ""
+    data: bytes = b""
+    case: Case | None = None
 
 
 class LoggedResult(NamedTuple):
-    """One entry of a result stream; a seal has no result."""
+    """One entry of a result stream; a seal has no result, and neither have bytes that are none.
+
+    Attributes:
+        error: Why they are none.
+        data: Those bytes.
+    """
 
     step: StepId
     result: StepResult | None
+    error: str = ""
+    data: bytes = b""
+
+
+NO_USAGE: Mapping[str, UsageRecord] = MappingProxyType({})
 
 
 class GatewayBus(Protocol):
@@ -74,8 +96,17 @@ class GatewayBus(Protocol):
             BusUnavailableError: Redis does not answer.
         """
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request that another gateway, or this one, has submitted."""
+
+    def follow(self, gateway_id: GatewayId) -> "GatewayBus":
+        """The same pool as another gateway sees it: its feed, and its part of the logs. Whoever asks closes it."""
 
     def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; reconnects by itself; may lose messages silently."""
@@ -91,6 +122,12 @@ class GatewayBus(Protocol):
 
     async def pool_status(self) -> PoolStatus | None:
         """The leading scheduler's word, or None while nobody leads."""
+
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
 
     async def close(self) -> None:
         """Release the connections."""
@@ -111,8 +148,27 @@ class SchedulerBus(Protocol):
     async def receive(self, *, timeout_s: float) -> list[Delivery]:
         """New messages, oldest first within each stream; empty after the timeout."""
 
-    async def finish(self, entries: Iterable[str]) -> None:
-        """End these messages: they will not be delivered again."""
+    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
+        """End these messages: they will not be delivered again.
+
+        Args:
+            entries: Their entries.
+            usage: By entry, what its request used; counted once, even if the entry is finished again.
+        """
+
+    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
+        """Remember, until these entries are finished, what is held against their requests.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+
+    async def bury(self, entry: str, letter: DeadLetter) -> None:
+        """Keep a dead letter, and close its entry's case. The same entry again does nothing.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
 
     async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
         """Append to a worker's plan stream. The same id again is a retry and does nothing.
@@ -150,6 +206,22 @@ class SchedulerBus(Protocol):
         """Release the connections."""
 
 
+class DeadLetterBox(Protocol):
+    """What a person does with the dead letters of a pool. Asynchronous."""
+
+    async def letters(self, *, limit: int) -> list[FiledLetter]:
+        """The newest, the newest first. Those that cannot be read any more are left out."""
+
+    async def letter(self, letter_id: str) -> FiledLetter | None:
+        """One of them."""
+
+    async def drop(self, letter_ids: Iterable[str]) -> int:
+        """Throw them away; says how many there were."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+
 class WorkerBus(Protocol):
     """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
 
@@ -162,14 +234,15 @@ class WorkerBus(Protocol):
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
         """Ask for work."""
 
-    def bye(self, worker: WorkerId) -> None:
-        """Say that no further plan will be executed."""
+    def bye(self, worker: WorkerId, *, error: str = "") -> None:
+        """Say that no further plan will be executed, and why, if it is because of an error."""
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
         """Plans above `after`, in order; empty after the timeout.
 
         Raises:
             SealedError: the stream has been sealed.
+            MessageError: a plan cannot be read; it is among the dead letters.
             BusUnavailableError: Redis does not answer.
         """
 

@@ -7,8 +7,12 @@ PagestreamError
 │   ├── AuthenticationError     401
 │   ├── NotFoundError           404
 │   │   └── ModelNotFoundError
+│   ├── ForbiddenError          403
+│   ├── RequestTimeoutError     408
 │   ├── RequestTooLargeError    413
+│   ├── KeyReusedError          422, an idempotency key that came with another request before
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
+│   ├── DeadlineUnreachableError  429, the same
 │   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
 ├── GrammarError            a grammar is wrong, is too large, or does not allow what follows it
@@ -19,6 +23,7 @@ PagestreamError
     ├── SealedError             this process was declared dead; it must start anew under a new name
     ├── LeaseLostError          another scheduler leads
     ├── ClaimLostError          another gateway works on this record, or it is gone
+    ├── RecordExistsError       a record of this id has been made before
     ├── PlanError               a plan breaks the contract between scheduler and worker: a bug of ours
     └── MessageError            bytes that are no message of this version
 """
@@ -33,6 +38,7 @@ class RequestError(PagestreamError):
 
     status = 400
     error_type = "invalid_request_error"
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -66,10 +72,29 @@ class ModelNotFoundError(NotFoundError):
     """The request names a model that is not served here."""
 
 
+class ForbiddenError(RequestError):
+    """The API key may not do this."""
+
+    status = 403
+    error_type = "permission_error"
+
+
+class RequestTimeoutError(RequestError):
+    """The body does not come."""
+
+    status = 408
+
+
 class RequestTooLargeError(RequestError):
     """The body is larger than the gateway reads."""
 
     status = 413
+
+
+class KeyReusedError(RequestError):
+    """An idempotency key came with another request before."""
+
+    status = 422
 
 
 class QueueFullError(RequestError):
@@ -80,6 +105,17 @@ class QueueFullError(RequestError):
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message, code="queue_full")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineUnreachableError(RequestError):
+    """What is asked for cannot be had in the time that the client gives."""
+
+    status = 429
+    error_type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, param="deadline_ms", code="deadline_unreachable")
         self.retry_after_s = retry_after_s
 
 
@@ -127,6 +163,10 @@ class LeaseLostError(BusError):
 
 class ClaimLostError(BusError):
     """What is written to a record comes from somebody who may no longer write to it."""
+
+
+class RecordExistsError(BusError):
+    """A record under an id that is taken."""
 
 
 class PlanError(BusError):

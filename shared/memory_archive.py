@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from shared.archive import LEASE_S, Claim, Page, claim_lost, jobs_full, storage_full, unknown_start
+from shared.archive import LEASE_S, Claim, Page, claim_lost, jobs_full, record_exists, storage_full, unknown_start
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class MemoryArchive:
     ) -> Claim:
         """Keep a document under a new id, and hold the claim to it."""
         self._forget_expired()
+        if record_id in self._kept:
+            raise record_exists(record_id)
         if max_jobs is not None and len(self._leases) >= max_jobs:
             raise jobs_full(len(self._leases))
         self._make_room(len(document), keeping=record_id)

@@ -7,7 +7,8 @@ byte of every message is `VERSION`; a reader refuses any other. `tests/shared/go
 Who writes what to whom:
 
     req          Submit                          gateway -> scheduler
-    ctl          Cancel, WorkerHello, WorkerBye  gateway, worker -> scheduler
+    ctl          Cancel, Attach,                 gateway, worker -> scheduler
+                 WorkerHello, WorkerBye
     plan:<wid>   StepPlan                        scheduler -> worker
     res:<wid>    StepResult                      worker (and the scheduler, for faults) -> scheduler, gateways
     tok:<gw>     TokenBatch                      the fast copy of a StepResult's part for that gateway
@@ -35,6 +36,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
         arrived_ms: Unix time at the gateway, for queue-time metrics and the order of the waiting queue.
         priority: Lower runs first.
         cache_salt: Prefixes are shared only between requests of the same salt.
+        deadline_ms: Unix time at which nobody wants the answer any more; 0 for never.
+        api_key_id: Whose usage it is; empty where no key is wanted.
     """
 
     request_id: RequestId
@@ -45,6 +48,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
     arrived_ms: int
     priority: int = 0
     cache_salt: str = ""
+    deadline_ms: int = 0
+    api_key_id: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field="t"):
@@ -53,11 +58,33 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field=
     Attributes:
         choice: One choice, or None for all of them.
         reason: For the log: "disconnect", "stop", "timeout", ...
+        delivered: By choice of those meant, output tokens that the client was given; empty if that is not known.
     """
 
     request_id: RequestId
     reason: str
     choice: int | None = None
+    delivered: tuple[int, ...] = ()
+
+
+class Attach(msgspec.Struct, frozen=True, kw_only=True, tag="attach", tag_field="t"):
+    """Another gateway follows a request's tokens, and wants them for as long as it lives itself.
+
+    A request's address, the `gateway_id` and `handle` of its `Submit`, never changes: who follows it reads what is
+    written to that address.
+
+    Attributes:
+        follower: Who wants the tokens now.
+        gateway_id: Of the address.
+        handle: Of choice 0 there.
+        num_choices: All of which are told if the request is no more.
+    """
+
+    request_id: RequestId
+    follower: GatewayId
+    gateway_id: GatewayId
+    handle: Handle
+    num_choices: int
 
 
 class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +124,14 @@ class WorkerHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_fi
 
 
 class WorkerBye(msgspec.Struct, frozen=True, kw_only=True, tag="bye", tag_field="t"):
-    """A worker stops on purpose; it executes no further plan."""
+    """A worker stops; it executes no further plan.
+
+    Attributes:
+        error: What broke, if it does not stop on purpose.
+    """
 
     worker_id: WorkerId
+    error: str = ""
 
 
 class Admitted(msgspec.Struct, frozen=True, array_like=True):
@@ -153,11 +185,12 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
-    """The terminal event of a choice that could not be served: an HTTP status and the reason."""
+    """The terminal event of a choice that could not be served: an HTTP status, the reason, and OpenAI's `code`."""
 
     handle: Handle
     status: int
     message: str
+    code: str = ""
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -279,6 +312,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
         requests_per_s: Requests finished per second lately, for Retry-After.
         kv_cache_unused_ratio: Slots that no token has, of all slots of held blocks.
         workers: What each live worker is.
+        num_waiting_tokens: Tokens that are to be computed before the last that waits has its first output token.
+        tokens_per_s: How fast the workers compute at their best, all together; 0 while that is not known.
     """
 
     epoch: int
@@ -295,9 +330,11 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache_hits: int = 0
     kv_cache_unused_ratio: float = 0.0
     workers: dict[WorkerId, WorkerCapabilities] = {}
+    num_waiting_tokens: int = 0
+    tokens_per_s: float = 0.0
 
 
-Inbound = Submit | Cancel | WorkerHello | WorkerBye
+Inbound = Submit | Cancel | Attach | WorkerHello | WorkerBye
 """What a scheduler finds in its inbox: the streams `req` and `ctl`."""
 
 Message = Inbound | StepPlan | StepResult | TokenBatch | WorkerStatus | PoolStatus
@@ -337,4 +374,7 @@ def decode_inbound(data: bytes) -> Inbound:
     Raises:
         MessageError: another version, or no such message.
     """
-    return decode(data, Inbound)  # type: ignore[arg-type]
+    message: Inbound = decode(data, Inbound)  # type: ignore[arg-type]
+    if isinstance(message, Submit) and (len(message.prompt) % 4 or not message.prompt or message.sampling.n < 1):
+        raise MessageError(f"a Submit of {len(message.prompt)} bytes of prompt and {message.sampling.n} choices")
+    return message

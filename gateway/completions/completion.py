@@ -1,23 +1,35 @@
 """One API call from its submission to its end, whoever ends it: the model, a stop string, an error or the client."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from http import HTTPStatus
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.completions.best_of import keep_best
+from gateway.completions.expiry import expire
 from gateway.completions.output_draft import OutputDraft
 from gateway.completions.prompt_report import echo, is_told, prompt_of
 from gateway.completions.submission import PreparedPrompt, Submission
 from gateway.monitoring.metrics import GatewayMetrics, RequestTimer
 from gateway.protocol.errors import GenerationError, error_of_fault
 from gateway.protocol.openai_responses import CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage
+from gateway.resumption.followers import Followers
+from gateway.resumption.journal import StreamJournal
+from gateway.resumption.keeper import KeptStream, StreamKeeper
+from gateway.resumption.record import StreamRecord
 from gateway.shapes.shape import Output, Prompt
 from gateway.streaming.gap import ChoiceStream
-from gateway.streaming.streams import ChoiceDelta, TokenRouter, TokenStream
+from gateway.streaming.streams import RESUMED_ELSEWHERE, ChoiceDelta, TokenRouter, TokenStream
 from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
+from shared.admission import queue_full
 from shared.bus import GatewayBus
-from shared.messages import Cancel, Submit
+from shared.ids import StepId, WorkerId
+from shared.messages import Cancel, Fault, PoolStatus, Submit
 from shared.sampling import FinishCode
 
 _logger = logging.getLogger(__name__)
@@ -34,31 +46,84 @@ class CompletionStarter(NamedTuple):
     router: TokenRouter
     vocabulary: Vocabulary
     metrics: GatewayMetrics
+    keeper: StreamKeeper
+    followers: Followers
     max_requests: int
 
-    async def start(self, submission: Submission) -> "Completion":
+    async def check_room(self, status: PoolStatus | None) -> None:
+        """Before anything is made of a call, see that the pool takes it. Only `start` says for certain.
+
+        Args:
+            status: Of the pool. If nobody waits there, there is room.
+
+        Raises:
+            QueueFullError: the pool is full.
+            BusUnavailableError: Redis does not answer.
+        """
+        if status is not None and status.num_waiting:
+            num_requests = await self.bus.num_requests()
+            if num_requests >= self.max_requests:
+                raise queue_full(num_requests, status)
+
+    async def start(self, submission: Submission, record: StreamRecord | None = None) -> "Completion":
         """Send the requests. The stream is open before, so that no token comes too early.
+
+        Args:
+            submission: What to send.
+            record: How the call was made, if it is to be kept so that it can be gone on with.
 
         Raises:
             QueueFullError: the pool is full. Nothing of this call stays in it.
+            RecordExistsError: the record's idempotency key has been used; nothing was sent.
             BusUnavailableError: Redis does not answer.
         """
         stream = self.router.open(submission.num_choices)
         messages = submission.messages(self.bus.gateway_id, stream.first_handle)
         completion = Completion(self, submission, stream, messages)
         try:
+            if record is not None:
+                addressed = msgspec.structs.replace(record, gateway_id=self.bus.gateway_id)
+                completion.journal = await self.keeper.keep(addressed, stream, self._cursors)
+                completion.is_kept = completion.journal is not None
             await completion.submit()
         except BaseException:
             completion.close("rejected")
             raise
         return completion
 
+    async def resume(self, submission: Submission, kept: KeptStream) -> "Completion":
+        """Go on with a call that was begun on another connection, from its first token on.
+
+        Args:
+            submission: As it was made then.
+            kept: Its record.
+
+        Raises:
+            BusUnavailableError: Redis does not answer.
+        """
+        address = kept.record
+        messages = submission.messages(address.gateway_id, address.first_handle)
+        request_ids = [message.request_id for message in messages]
+        stream, router = await self.followers.follow(kept, submission.num_choices, request_ids)
+        completion = Completion(self._replace(router=router), submission, stream, messages, is_sent=True)
+        if not kept.is_over:
+            completion.journal = self.keeper.resume(kept, stream, lambda: router.cursors)
+        self.metrics.resumed.inc()
+        return completion
+
+    def _cursors(self) -> dict[WorkerId, StepId]:
+        return self.router.cursors
+
 
 class Completion:
     """The choices of one API call. Whoever starts it closes it.
 
-    Invariants: a request that may still be running when this closes is cancelled; no text of a choice comes before all
-    that is to be told of its prompt is here.
+    Invariants: a request that may still be running when this closes is cancelled, unless somebody else goes on with it;
+    no text of a choice comes before all that is to be told of its prompt is here.
+
+    Attributes:
+        journal: Keeps what comes; None if that is not wanted, or all of it is kept already.
+        is_kept: Whether it can be gone on with.
     """
 
     def __init__(
@@ -67,18 +132,23 @@ class Completion:
         submission: Submission,
         stream: TokenStream,
         messages: Sequence[Submit],
+        *,
+        is_sent: bool = False,
     ) -> None:
+        self.journal: StreamJournal | None = None
+        self.is_kept = is_sent
         self._shared = shared
         self._submission = submission
         self._stream = stream
         self._messages = messages
-        self._num_sent = 0
+        self._num_sent = len(messages) if is_sent else 0
         self._is_accepted = False
         self._timer = RequestTimer(shared.metrics, submission.num_choices)
         self._choices = submission.readers(shared.vocabulary)
         self._early: list[ChoiceDelta] = []
         self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
         self._finish_reason: FinishReason | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -113,6 +183,7 @@ class Completion:
             self._num_sent += 1
             await self._shared.bus.submit(message, max_requests=self._shared.max_requests)
         self._is_accepted = True
+        self._expiry = expire(self._stream, self._submission.deadline_ms)
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
     @property
@@ -125,14 +196,18 @@ class Completion:
         """Of each choice's prompt, once it has ended: f32 [hidden_size], if that was asked for."""
         return [choice.embedding for choice in self._stream.choices]
 
-    async def next(self) -> list[TextDelta]:
-        """Wait for more text or an end, and return all there is.
+    async def next(self) -> Iterator[TextDelta]:
+        """Wait for more text or an end; then all there is, token by token, with `usage` as of each.
 
         Raises:
             RequestError: a choice could not be served, and with it the call.
         """
-        waiting, self._early = [*self._early, *await self._stream.next()], []
-        return [text for delta in waiting if not self._choices[delta.choice].is_finished for text in self._take(delta)]
+        fresh = await self._stream.next()
+        if self.journal is not None:
+            self.journal.note(fresh)
+            self._shared.keeper.note(self.journal, on_loss=self._lose)
+        waiting, self._early = [*self._early, *fresh], []
+        return (text for delta in waiting for text in self._take(delta))
 
     async def collect(self) -> list[Output]:
         """Wait for the end of every choice; returns as many for each prompt as are answered.
@@ -157,13 +232,33 @@ class Completion:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._shared.router.close(self._stream)
-        n = self._submission.num_choices_per_prompt
-        for i, message in enumerate(self._messages[: self._num_sent]):
-            if not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
-                self._shared.router.cancel(Cancel(request_id=message.request_id, reason=reason))
+        if self.journal is None:
+            self._cancel(reason)
+        elif self.is_done:
+            self._shared.keeper.end(self.journal)
+        else:
+            is_broken = reason in {"error", "rejected"}
+            self._shared.keeper.leave(self.journal, partial(self._cancel, reason), is_broken=is_broken)
         if self._is_accepted:
             self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
+
+    def _cancel(self, reason: str) -> None:
+        n = self._submission.num_choices_per_prompt
+        for i, message in enumerate(self._messages[: self._num_sent]):
+            choices = self._choices[i * n : (i + 1) * n]
+            if not all(choice.is_finished for choice in choices):
+                delivered = tuple(choice.num_tokens for choice in choices)
+                cancel = Cancel(request_id=message.request_id, reason=reason, delivered=delivered)
+                self._shared.router.cancel(cancel)
+
+    def _lose(self) -> None:
+        """Somebody else goes on with this call."""
+        for choice in self._stream.choices:
+            choice.fail(Fault(choice.handle, HTTPStatus.CONFLICT, RESUMED_ELSEWHERE))
+            self._stream.notify(choice.handle)
 
     @property
     def _first_choices(self) -> range:
@@ -188,23 +283,31 @@ class Completion:
             raise GenerationError("the log-probabilities of the prompt were lost")
         return True
 
-    def _take(self, delta: ChoiceDelta) -> list[TextDelta]:
+    def _take(self, delta: ChoiceDelta) -> Iterator[TextDelta]:
+        if self._choices[delta.choice].is_finished:
+            return
         if delta.finish is FinishCode.ERROR:
             raise error_of_fault(delta.fault)
         if self._is_early(delta):
             self._early.append(delta)
-            return []
-        if delta.tokens:
+            return
+        if delta.tokens and self._is_accepted:
             self._timer.tokens(delta.choice, len(delta.tokens))
         self._check_logprobs(delta)
-        text = self._choices[delta.choice].push(delta.tokens, delta.finish, delta.logprobs)
-        if text.finish_reason is not None:
-            self._finish_reason = text.finish_reason
-        if text.stopped_here:
-            prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
-            request_id = self._messages[prompt].request_id
-            self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))
-        return [*self._echo(delta), text]
+        yield from self._echo(delta)
+        for part in _single_tokens(delta):
+            text = self._choices[delta.choice].push(part.tokens, part.finish, part.logprobs)
+            if text.finish_reason is not None:
+                self._finish_reason = text.finish_reason
+            if text.stopped_here:
+                prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
+                request_id = self._messages[prompt].request_id
+                delivered = (self._choices[delta.choice].num_tokens,)
+                cancel = Cancel(request_id=request_id, reason="stop", choice=choice, delivered=delivered)
+                self._shared.router.cancel(cancel)
+            yield text
+            if text.finish_reason is not None:
+                return
 
     def _check_logprobs(self, delta: ChoiceDelta) -> None:
         is_asked = self._prompt_at(delta.choice).sampling.logprobs is not None
@@ -231,3 +334,14 @@ class Completion:
             self._timer.first_token_s or 0.0,
             self._timer.elapsed_s,
         )
+
+
+def _single_tokens(delta: ChoiceDelta) -> Iterator[ChoiceDelta]:
+    """The same, token by token: what a client is told at a time must not depend on how fast tokens came."""
+    last = len(delta.tokens) - 1
+    if last <= 0:
+        yield delta
+        return
+    for place, token in enumerate(delta.tokens):
+        finish = delta.finish if place == last else FinishCode.RUNNING
+        yield delta._replace(tokens=[token], logprobs=delta.logprobs[place : place + 1], finish=finish)

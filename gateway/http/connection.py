@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -13,11 +13,15 @@ from starlette.types import Receive, Scope, Send
 from gateway.completions.completion import Completion
 from gateway.http.sse import DONE, EventWriter, event
 from gateway.protocol.errors import as_request_error, error_json
+from gateway.text.choice_text import TextDelta
 from shared.errors import RequestTooLargeError
 
 _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+MAX_WRITE_S: Final = 30.0
+"""How long a client may leave what it was sent unread."""
+
 _STATUS_CLIENT_CLOSED: Final = 499
 """nginx's status for a client that hung up; nobody reads it, it is for the log."""
 
@@ -107,8 +111,8 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, completion: Completion, writer: EventWriter) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, completion: Completion, writer: EventWriter, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._completion = completion
         self._writer = writer
@@ -127,9 +131,9 @@ class EventStreamResponse(Response):
         await self._send_part(send, self._writer.opening(self._completion.prompts))
         try:
             while not self._completion.is_done:
-                deltas = await self._completion.next()
-                usage = self._completion.usage if self._writer.wants_continuous_usage else None
-                await self._send_part(send, b"".join([self._writer.delta(delta, usage) for delta in deltas]))
+                await self._send_part(send, b"".join(self._events(await self._completion.next())))
+        except ClientDisconnect:
+            raise
         except Exception as error:
             self._completion.close("error")
             await self._send_part(send, event(error_json(as_request_error(error))))
@@ -138,7 +142,18 @@ class EventStreamResponse(Response):
                 await self._send_part(send, self._writer.usage(self._completion.usage))
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
-    @staticmethod
-    async def _send_part(send: Send, data: bytes) -> None:
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+    def _events(self, deltas: Iterable[TextDelta]) -> Iterator[bytes]:
+        for delta in deltas:
+            usage = self._completion.usage if self._writer.wants_continuous_usage else None
+            yield self._writer.delta(delta, usage)
+
+    async def _send_part(self, send: Send, data: bytes) -> None:
+        """Send a piece, and wait until little of it is left to be read."""
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(MAX_WRITE_S):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError:
+            _logger.info("a client did not read for %.0f s, and is cut off", MAX_WRITE_S)
+            raise ClientDisconnect from None

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from gateway.protocol.openai_responses import Usage
+from gateway.resumption.event_id import EventNumbers
 from gateway.shapes.shape import Prompt, Shape
 from gateway.text.choice_text import TextDelta
 
@@ -23,11 +24,17 @@ class EventWriter:
     """Writes one call's stream.
 
     Where nothing is told beside the text, a text event is rendered once per choice: only its text is new each time.
+
+    Args:
+        shape: How chunks look.
+        num_choices: Of the call.
+        numbers: Gives events their ids; None if the stream cannot be resumed.
     """
 
-    def __init__(self, shape: Shape, num_choices: int) -> None:
+    def __init__(self, shape: Shape, num_choices: int, numbers: EventNumbers | None = None) -> None:
         self._shape = shape
         self._num_choices = num_choices
+        self._numbers = numbers
         self._around_text = [self._halves(choice) for choice in range(num_choices)]
 
     @property
@@ -43,10 +50,12 @@ class EventWriter:
     def opening(self, prompts: Sequence[Prompt]) -> bytes:
         """What comes before any text; each prompt has as many choices."""
         num_per_prompt = self._num_choices // len(prompts)
-        chunks = (
+        chunks = [
             self._shape.opening_chunk(choice, prompts[choice // num_per_prompt]) for choice in range(self._num_choices)
+        ]
+        return b"".join(
+            self._numbered(choice, event(chunk)) for choice, chunk in enumerate(chunks) if chunk is not None
         )
-        return b"".join(event(chunk) for chunk in chunks if chunk is not None)
 
     def delta(self, delta: TextDelta, usage: Usage | None = None) -> bytes:
         """More text, or the end of a choice, or both; nothing if there is neither."""
@@ -54,17 +63,20 @@ class EventWriter:
         is_message = bool(delta.reasoning or delta.calls)
         if self._shape.detail.follows_tokens or is_message:
             if delta.text or delta.token_ids or is_message:
-                data = event(self._shape.text_chunk(delta, usage))
+                data = self._numbered(delta.choice, event(self._shape.text_chunk(delta, usage)))
         elif delta.text:
             before, after = self._around_text[delta.choice]
-            data = before + msgspec.json.encode(delta.text) + after
+            data = self._numbered(delta.choice, before + msgspec.json.encode(delta.text) + after)
         if delta.finish_reason is not None:
-            data += event(self._shape.closing_chunk(delta, usage))
+            data += self._numbered(delta.choice, event(self._shape.closing_chunk(delta, usage)))
         return data
 
     def usage(self, usage: Usage) -> bytes:
         """The tokens used, for those who asked."""
-        return event(self._shape.usage_chunk(usage))
+        return self._numbered(0, event(self._shape.usage_chunk(usage)))
+
+    def _numbered(self, choice: int, data: bytes) -> bytes:
+        return data if self._numbers is None else self._numbers.numbered(choice, data)
 
     def _halves(self, choice: int) -> tuple[bytes, bytes]:
         chunk = self._shape.text_chunk(TextDelta(choice, _PLACEHOLDER))

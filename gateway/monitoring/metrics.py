@@ -48,6 +48,7 @@ class GatewayMetrics:
         self.request_s = histogram(
             "vllm:e2e_request_latency_seconds", "From the request to its last token.", _REQUEST_BUCKETS_S
         )
+        self.resumed = counter("pagestream_streams_resumed", "Calls that were gone on with on another connection.")
         self._labels = labels
         self._finished = Counter(
             "vllm:request_success",

@@ -1,7 +1,7 @@
 """The body of `POST /v1/responses`: OpenAI's fields, each honoured, without effect here, or refused by its name."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, Literal, Self
 
@@ -129,6 +129,13 @@ class ResponseBody(BaseModel):
     user: str | None = None
     top_logprobs: int = Field(default=0, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+
+    def salt_prefix(self, salt: Callable[[str], str]) -> None:
+        """Replace the salt with which the prompt's prefix is shared."""
+        extra = self.model_extra
+        assert extra is not None
+        if isinstance(asked := extra.get("cache_salt", ""), str):  # else it is refused with the chat's other fields
+            extra["cache_salt"] = salt(asked)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.completions.completion import Completion
-from gateway.context import Gateway, check_model, gateway_of, json_response
+from gateway.context import Gateway, check_model, gateway_of, json_response, key_of
 from gateway.http.connection import WholeResponse, read_body
 from gateway.http.openapi import documented
 from gateway.responses.body import ResponseBody
@@ -50,10 +50,12 @@ async def create_response(request: Request) -> Response:
     data = await read_body(request, gateway.settings.max_body_bytes)
     body = ResponseBody.parse(data)
     check_model(gateway, body.model)
+    body.salt_prefix(key_of(request).salt)
+    await gateway.completions.check_room(gateway.monitor.status)
     draft = await gateway.responses.draft(body)
     if body.background:
         return await _in_background(gateway, draft, data)
-    completion = await gateway.responses.start(draft.submission)
+    completion = await gateway.responses.start(draft.submission._replace(api_key_id=key_of(request).name))
     if body.stream:
         return LiveStream(gateway.responses, draft.stored, completion)
 

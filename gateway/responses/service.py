@@ -103,7 +103,9 @@ class ResponseService:
             StorageFullError: it cannot be kept.
         """
         seed = draft.submission.prompts[0].sampling.seed
-        fields = msgspec.json.decode(request) | {"seed": seed}  # so that another gateway would make the same text
+        # So that another gateway would make the same text, and share prefixes with the same requests.
+        salt = draft.submission.cache_salt
+        fields = msgspec.json.decode(request) | {"seed": seed, "cache_salt": salt}
         stored = msgspec.structs.replace(draft.stored, request=msgspec.json.encode(fields))
         response_id = stored.response.id
         claim = await self.archive.create(response_id, _encoded(stored), ttl_s=TTL_S, max_jobs=self._max_jobs)

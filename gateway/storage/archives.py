@@ -14,15 +14,17 @@ class Archives(NamedTuple):
     responses: Archive
     files: Archive
     batches: Archive
+    streams: Archive
 
     @classmethod
     def on_redis(cls, settings: GatewaySettings) -> "Archives":
-        """Those all gateways of a pool share. The oldest responses give way to new ones; files and batches stay."""
+        """Those all gateways of a pool share. Of responses and streams the oldest give way; files and batches stay."""
         url, pool, max_file_bytes = settings.redis_url, settings.pool, settings.max_file_store_bytes
         return cls(
             RedisArchive(url, pool, Kind.RESPONSE, max_bytes=settings.max_response_store_bytes, drops_oldest=True),
             RedisArchive(url, pool, Kind.FILE, max_bytes=max_file_bytes),
             RedisArchive(url, pool, Kind.BATCH, max_bytes=max_file_bytes),
+            RedisArchive(url, pool, Kind.STREAM, max_bytes=settings.max_stream_store_bytes, drops_oldest=True),
         )
 
     @classmethod
@@ -33,6 +35,7 @@ class Archives(NamedTuple):
             MemoryArchive(max_bytes=settings.max_response_store_bytes, drops_oldest=True),
             MemoryArchive(max_bytes=max_file_bytes),
             MemoryArchive(max_bytes=max_file_bytes),
+            MemoryArchive(max_bytes=settings.max_stream_store_bytes, drops_oldest=True),
         )
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ Publishing may lose messages and may repeat them. Two things reveal it: a batch 
 something for this gateway, and each item names the place of its tokens in the choice's output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -33,8 +33,13 @@ class Order(Enum):
 class WriterCursors:
     """How far each writer's log has been applied."""
 
-    def __init__(self) -> None:
-        self._steps: dict[WorkerId, StepId] = {}
+    def __init__(self, steps: Mapping[WorkerId, StepId] | None = None) -> None:
+        self._steps = dict(steps or {})
+
+    @property
+    def steps(self) -> dict[WorkerId, StepId]:
+        """The last step of each writer that was applied."""
+        return dict(self._steps)
 
     def of(self, writer: WorkerId) -> StepId:
         """The last step of this writer that was applied."""
@@ -51,6 +56,10 @@ class WriterCursors:
         """Everything up to this step has been applied. Never goes back."""
         if step > self.of(writer):
             self._steps[writer] = step
+
+    def rewind(self, steps: Mapping[WorkerId, StepId]) -> None:
+        """Go back to these steps, and to the beginning of the logs of all other writers."""
+        self._steps = {writer: min(step, steps[writer]) for writer, step in self._steps.items() if writer in steps}
 
     def retain(self, writers: Sequence[WorkerId]) -> None:
         """Forget everyone else: their logs are gone."""

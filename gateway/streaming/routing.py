@@ -5,7 +5,7 @@ what is published is in the log, and is found there when the log is read from th
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,9 +40,9 @@ class Routing:
     Invariant: everything for us at or below a writer's cursor has been given to its choices.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cursors: Mapping[WorkerId, StepId] | None = None) -> None:
         self._choices: dict[Handle, ChoiceStream] = {}
-        self._cursors = WriterCursors()
+        self._cursors = WriterCursors(cursors)
         self._changed: dict[Handle, None] = {}
         self._next_handle = 0
         self._unread: dict[WorkerId, None] = {}
@@ -54,6 +54,17 @@ class Routing:
     def open_handles(self) -> list[Handle]:
         """Those in use."""
         return list(self._choices)
+
+    @property
+    def cursors(self) -> dict[WorkerId, StepId]:
+        """By writer, up to where its log has been given to its choices."""
+        return self._cursors.steps
+
+    def adopt(self, choices: Iterable[ChoiceStream], cursors: Mapping[WorkerId, StepId]) -> None:
+        """Go on with choices under the handles they have. Logs are read again from where they have been applied."""
+        self._choices.update((choice.handle, choice) for choice in choices)
+        self._cursors.rewind(cursors)
+        self.read_all()
 
     def open(self, num_choices: int, now_s: float) -> list[ChoiceStream]:
         """Choices whose handles are consecutive and have not been used for long."""

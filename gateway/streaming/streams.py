@@ -5,7 +5,8 @@ What is new, repeated or missing is decided in `gap`, and what is done about it 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from gateway.streaming.gap import QUIET_S, ChoiceStream
@@ -13,11 +14,13 @@ from gateway.streaming.routing import ListWriters, ReadLog, Routing
 from gateway.streaming.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
 from shared.errors import BusError
-from shared.ids import Handle
+from shared.ids import Handle, StepId, WorkerId
 from shared.messages import Cancel, Fault
 from shared.sampling import FinishCode
 
 _logger = logging.getLogger(__name__)
+
+RESUMED_ELSEWHERE: Final = "another connection has resumed this stream"
 
 _RETRY_S: Final = 0.5
 _CANCEL_ATTEMPTS: Final = 5
@@ -55,6 +58,10 @@ class TokenStream:
         """The handle of the first choice; the others follow."""
         return self.choices[0].handle
 
+    def choice(self, handle: Handle) -> ChoiceStream:
+        """The choice with this handle."""
+        return self.choices[handle - self.first_handle]
+
     async def next(self) -> list[ChoiceDelta]:
         """Wait for news, and return all there is."""
         while not self._changed:
@@ -77,20 +84,37 @@ class TokenRouter:
     Invariant: `_streams` holds each handle of each open stream, and nothing else.
     """
 
-    def __init__(self, bus: GatewayBus, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: GatewayBus, clock: Callable[[], float], cursors: Mapping[WorkerId, StepId] | None = None
+    ) -> None:
         """Start with no stream.
 
         Args:
             bus: Where tokens come from.
             clock: Monotonic seconds.
+            cursors: By writer, where in the logs to begin; at their beginning if it is not there.
         """
         self._bus = bus
         self._clock = clock
         self._streams: dict[Handle, TokenStream] = {}
-        self._routing = Routing()
+        self._routing = Routing(cursors)
         self._reading = asyncio.Lock()
         self._cancels: set[asyncio.Task[None]] = set()
         self._can_read_logs = True
+
+    @property
+    def cursors(self) -> dict[WorkerId, StepId]:
+        """By writer, up to where its log is in the streams, but for those that have a gap."""
+        return self._routing.cursors
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return not self._streams
+
+    def is_open(self, handle: Handle) -> bool:
+        """Whether a stream has this handle."""
+        return handle in self._streams
 
     def open(self, num_choices: int) -> TokenStream:
         """A stream with that many choices, whose handles are consecutive and have not been used for long."""
@@ -98,12 +122,26 @@ class TokenRouter:
         self._streams.update((choice.handle, stream) for choice in stream.choices)
         return stream
 
+    async def adopt(self, stream: TokenStream, cursors: Mapping[WorkerId, StepId]) -> None:
+        """Go on with a stream under the handles it has, and catch up with the logs if they can be read now.
+
+        Args:
+            stream: Another stream that has these handles ends with an error.
+            cursors: By writer, up to where its log is in the stream.
+        """
+        for choice in stream.choices:
+            self._routing.fail(choice.handle, Fault(choice.handle, HTTPStatus.CONFLICT, RESUMED_ELSEWHERE))
+        self._notify()
+        self._streams.update((choice.handle, stream) for choice in stream.choices)
+        self._routing.adopt(stream.choices, cursors)
+        await self._read()
+
     def close(self, stream: TokenStream) -> None:
         """Forget a stream. Tokens that still come for it are dropped."""
-        handles = [choice.handle for choice in stream.choices]
+        handles = [choice.handle for choice in stream.choices if self._streams.get(choice.handle) is stream]
         self._routing.close(handles)
         for handle in handles:
-            self._streams.pop(handle, None)
+            del self._streams[handle]
 
     def cancel(self, message: Cancel) -> None:
         """Tell the scheduler, without waiting for it, that tokens are not wanted."""

@@ -3,15 +3,15 @@
 import asyncio
 from typing import Final
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from gateway.chat.conversation import Conversation
-from gateway.context import Gateway, check_api_key, check_model, gateway_of, json_response
+from gateway.context import Gateway, check_model, gateway_of, json_response
 from gateway.http.connection import read_body
 from gateway.http.openapi import documented
 from gateway.tokenization.body import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 
-router = APIRouter(dependencies=[Depends(check_api_key)])
+router = APIRouter()
 
 _INLINE_TOKENS: Final = 4096
 """More are put together in a thread: about a millisecond of the event loop."""

@@ -53,7 +53,7 @@ async def local_pool(runner: Runner, tokenizer: Tokenizer, settings: GatewaySett
         try:
             await _until(gateway_bus, lambda status: status.num_workers > 0)
             async with app.router.lifespan_context(app) as state:
-                yield Loopback(app, lambda: state or {}, api_key="")
+                yield Loopback(app, lambda: state or {})
         finally:
             worker.stop()
             await computing

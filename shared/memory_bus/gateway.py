@@ -4,17 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from shared.admission import queue_full
-from shared.ids import GatewayId, StepId, WorkerId
+from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.memory_bus.state import PoolState
-from shared.messages import Cancel, PoolStatus, Submit, TokenBatch
+from shared.messages import Attach, Cancel, PoolStatus, Submit, TokenBatch
+from shared.usage import HourlyUsage, UsageRecord, hourly
 
 
 class MemoryGatewayBus:
-    """Implements `GatewayBus`."""
+    """Implements `GatewayBus`.
 
-    def __init__(self, state: PoolState, gateway_id: GatewayId) -> None:
+    Args:
+        state: Of the pool.
+        gateway_id: Whose side this is.
+        is_own: Whether it is that gateway's own, whose life ends with it.
+    """
+
+    def __init__(self, state: PoolState, gateway_id: GatewayId, *, is_own: bool = True) -> None:
         self._state = state
         self._gateway_id = gateway_id
+        self._is_own = is_own
 
     @property
     def gateway_id(self) -> GatewayId:
@@ -35,11 +43,26 @@ class MemoryGatewayBus:
             self._state.requests.add(message)
             self._state.notify()
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+        with self._state.changed:
+            return len(self._state.requests)
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
         with self._state.changed:
             self._state.control.add(message)
             self._state.notify()
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request."""
+        with self._state.changed:
+            self._state.control.add(message)
+            self._state.notify()
+
+    def follow(self, gateway_id: GatewayId) -> "MemoryGatewayBus":
+        """The same pool as another gateway sees it."""
+        return MemoryGatewayBus(self._state, gateway_id, is_own=False)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens, from the first step of the iteration on."""
@@ -85,7 +108,19 @@ class MemoryGatewayBus:
                 return None
             return self._state.status[1]
 
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+        with self._state.changed:
+            return [line for hour in hours for line in hourly(hour, self._state.usage.get(hour, {}))]
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
+        with self._state.changed:
+            newest_first = reversed(self._state.usage_records)
+            return next((record for record in newest_first if record.request_id == request_id), None)
+
     async def close(self) -> None:
         """Be gone at once, as after a missed heartbeat."""
         with self._state.changed:
-            self._state.gateway_seen.pop(self._gateway_id, None)
+            if self._is_own:
+                self._state.gateway_seen.pop(self._gateway_id, None)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import redis
 
-from shared.archive import LEASE_S, Claim, Kind, Page, claim_lost, jobs_full, storage_full, unknown_start
+from shared.archive import LEASE_S, Claim, Kind, Page, claim_lost, jobs_full, record_exists, storage_full, unknown_start
 from shared.errors import ClaimLostError
 from shared.keys import ArchiveKeys
 from shared.redis_bus.connection import Argument, AsyncConnection, block
@@ -168,6 +168,8 @@ class RedisArchive:
         match str(error).split():
             case ["LOST"]:
                 return claim_lost(claim)
+            case ["EXISTS"]:
+                return record_exists(claim.record_id)
             case ["CROWDED", num_jobs]:
                 return jobs_full(int(num_jobs))
             case ["FULL", num_used, num_new]:

@@ -4,7 +4,7 @@
 --   ('' leaves that),--   5 '1' to list it, 6 job: '' leaves it, '0' ends it, else the milliseconds of a lease, 7 most jobs ('' for no bound),
 --   8 most bytes, 9 '1' to drop the oldest for room, 10 record key without its id, 11 parts key without its id,
 --   12 '1' if a document follows, 13 the document, then the parts
--- Fails with LOST, FULL <bytes used> <bytes new>, or CROWDED <jobs>.
+-- Fails with EXISTS, LOST, FULL <bytes used> <bytes new>, or CROWDED <jobs>.
 local id, fence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]) or 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,6 +24,9 @@ end
 
 local there = 0
 if fence == '' then
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    return redis.error_reply('EXISTS')
+  end
   if ARGV[7] ~= '' and redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[7]) then
     return redis.error_reply('CROWDED ' .. redis.call('ZCARD', KEYS[6]))
   end

@@ -10,11 +10,12 @@ from typing import Self
 from shared.admission import queue_full
 from shared.bus import LIVENESS_TTL_S
 from shared.errors import BusUnavailableError, MessageError
-from shared.ids import GatewayId, StepId, WorkerId
+from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.keys import PoolKeys
-from shared.messages import Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
+from shared.messages import Attach, Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
 from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import ADMIT
+from shared.usage import HourlyUsage, UsageRecord, decode_usage, hourly
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ _RECONNECT_S = 0.25
 class RedisGatewayBus:
     """Implements `GatewayBus`. Made by `connect`."""
 
-    def __init__(self, url: str, pool: str) -> None:
+    def __init__(self, url: str, pool: str, gateway_id: GatewayId | None = None) -> None:
         self._url = url
         self._keys = PoolKeys(pool)
-        self._gateway_id = GatewayId(f"gw-{uuid.uuid4().hex[:12]}")
+        self._gateway_id = gateway_id or GatewayId(f"gw-{uuid.uuid4().hex[:12]}")
         self._commands = AsyncConnection(url, self._gateway_id)
         self._logs = AsyncConnection(url, f"{self._gateway_id}-logs")
 
@@ -60,9 +61,21 @@ class RedisGatewayBus:
         if not is_in:
             raise queue_full(num_requests, await self.pool_status())
 
+    async def num_requests(self) -> int:
+        """Requests in the pool, waiting or running."""
+        return int(await self._commands.call("XLEN", self._keys.requests, is_repeatable=True))
+
     async def cancel(self, message: Cancel) -> None:
         """Tell the scheduler that a request is over for us."""
         await self._commands.call("XADD", self._keys.control, "*", "d", encode(message))
+
+    async def attach(self, message: Attach) -> None:
+        """Tell the scheduler that we follow a request. Told twice is as good as once."""
+        await self._commands.call("XADD", self._keys.control, "*", "d", encode(message), is_repeatable=True)
+
+    def follow(self, gateway_id: GatewayId) -> "RedisGatewayBus":
+        """The same pool as another gateway sees it; connects on first use."""
+        return RedisGatewayBus(self._url, self._keys.pool, gateway_id)
 
     async def feed(self) -> AsyncIterator[TokenBatch]:
         """The fast copy of our tokens. Never ends; subscribes again by itself; may lose messages silently."""
@@ -100,8 +113,16 @@ class RedisGatewayBus:
             for entry_id, (_, data) in entries:
                 after = StepId.parse(entry_id)
                 if not after.is_seal:
-                    batches += [b for b in decode(data, StepResult).batches if b.gateway_id == self._gateway_id]
+                    batches += self._ours(writer, after, data)
         return after, batches
+
+    def _ours(self, writer: WorkerId, step: StepId, data: bytes) -> list[TokenBatch]:
+        """Our part of a result. Of one that cannot be read there is none: its writer is sealed, and others make up."""
+        try:
+            return [batch for batch in decode(data, StepResult).batches if batch.gateway_id == self._gateway_id]
+        except MessageError as error:
+            _log.warning("result %s of %s cannot be read: %s", step, writer, error)
+            return []
 
     async def writers(self) -> list[WorkerId]:
         """Everyone whose log may hold something for us, the dead included."""
@@ -117,6 +138,28 @@ class RedisGatewayBus:
         """The leading scheduler's word, or None while nobody leads."""
         data = await self._commands.call("GET", self._keys.status, is_repeatable=True)
         return decode(data, PoolStatus) if data is not None else None
+
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+        found: list[HourlyUsage] = []
+        for hour in hours:
+            fields = await self._logs.call("HGETALL", self._keys.usage(hour), is_repeatable=True)
+            names, counts = fields[::2], fields[1::2]
+            found += hourly(hour, {name.decode(): int(count) for name, count in zip(names, counts, strict=True)})
+        return found
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
+        last = "+"
+        while page := await self._logs.call(
+            "XREVRANGE", self._keys.usage_log, last, "-", "COUNT", _PAGE, is_repeatable=True
+        ):
+            for entry_id, (_, data) in page:
+                last = f"({entry_id.decode()}"
+                record = decode_usage(data)
+                if record.request_id == request_id:
+                    return record
+        return None
 
     async def close(self) -> None:
         """Release the connections. What `feed` holds is released when its iteration is closed."""

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from itertools import pairwise
 
 import msgspec
@@ -31,7 +32,7 @@ def client(gateway: Running, **options: object) -> openai.AsyncOpenAI:
 
 
 def events(body: str) -> list[dict]:
-    lines = [line for line in body.split("\n\n") if line]
+    lines = [re.sub(r"\Aid: \S+\n", "", line) for line in body.split("\n\n") if line]
     assert all(line.startswith("data: ") for line in lines)
     assert lines[-1] == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -13,20 +14,26 @@ from gateway.settings import GatewaySettings
 from gateway.storage.archives import Archives
 from gateway.tokenizers.tokenizer import Tokenizer
 from shared.memory_bus import MemoryBus
-from tests.gateway.conftest import eventually
+from tests.gateway.conftest import EOS, eventually, running_gateway, says
 from tests.gateway.scripted_pool import ScriptedPool
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
-async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_event(byte_tokenizer: Tokenizer) -> None:
-    memory = MemoryBus()
-    pool = ScriptedPool(memory, lambda _submit, _choice, position: ord("a") if position < 2 else None)
+async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_event_and_go_on_elsewhere(
+    byte_tokenizer: Tokenizer,
+) -> None:
+    memory, text, is_open = MemoryBus(), "A tale that takes longer than its gateway.", asyncio.Event()
+    tokens = [*text.encode(), EOS]
+    pool = ScriptedPool(
+        memory, lambda _submit, _choice, position: tokens[position] if position < 9 or is_open.is_set() else None
+    )
+    pool.step_s = 0.002
     pooling = asyncio.create_task(pool.run())
     await eventually(lambda: memory._state.status is not None)
     settings = GatewaySettings(pool="p", model="tiny", shutdown_timeout_s=0.2)
+    archives = Archives.in_memory(settings)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        archives = Archives.in_memory(settings)
         serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, archives, sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
         async with httpx.AsyncClient() as http:
@@ -37,7 +44,16 @@ async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_eve
         await serving
     assert "shutting down" in response.text
     assert response.text.endswith("data: [DONE]\n\n")
-    await eventually(lambda: len(pool.cancels) == 1)
+    assert not pool.cancels
+
+    beginning, _, _ = response.text.rpartition('data: {"error"')
+    last_id = beginning.rpartition("id: ")[2].partition("\n")[0]
+    is_open.set()
+    async with running_gateway(byte_tokenizer, says(""), memory, archives) as other:
+        rest = await other.http.post("/v1/chat/completions", headers={"last-event-id": last_id})
+        whole = await other.http.get(f"/v1/streams/{last_id.partition(':')[0]}")
+    assert beginning + rest.text == whole.text
+    assert "".join(re.findall(r'"content":"([^"]+)"', whole.text)) == text
     pooling.cancel()
     await asyncio.gather(pooling, return_exceptions=True)
 

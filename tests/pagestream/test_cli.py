@@ -10,7 +10,9 @@ from gpu_worker.settings import WorkerSettings
 from pagestream.cli import app, main
 from scheduler_svc.settings import SchedulerSettings
 
-NO_FLAGS = {"max_body_bytes", "shutdown_timeout_s", "worker_timeout_s", "gateway_grace_s"}
+NO_FLAGS = {"max_body_bytes", "shutdown_timeout_s", "worker_timeout_s", "gateway_grace_s"} | {
+    "resume_grace_s", "max_num_calls", "max_num_call_bytes",
+}  # fmt: skip
 """Settings that nobody has wanted to change yet."""
 
 
@@ -46,7 +48,8 @@ def test_serve_takes_every_flag_of_the_services_it_starts() -> None:
 
 def test_run_batch_takes_every_flag_of_what_it_does_in_one_process() -> None:
     of_a_server = {"host", "port", "api_key", "redis_url", "pool", "max_num_queued_reqs", "trust_request_chat_template"}
-    of_a_server |= {"max_file_bytes", "max_file_store_bytes", "max_response_store_bytes"}
+    of_a_server |= {"max_file_bytes", "max_file_store_bytes", "max_response_store_bytes", "max_stream_store_bytes"}
+    of_a_server |= {"api_key_file", "ssl_certfile", "ssl_keyfile"}
     wanted = (_flag_names(WorkerSettings) | _flag_names(GatewaySettings)) - of_a_server
 
     assert wanted <= _parse("run-batch", "-i", "in.jsonl", "-o", "out.jsonl").keys()

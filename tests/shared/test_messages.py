@@ -17,6 +17,7 @@ from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.messages import (
     VERSION,
     Admitted,
+    Attach,
     Cancel,
     Embedding,
     Fault,
@@ -61,7 +62,7 @@ BATCH = TokenBatch(
     finishes=pack_u8([FinishCode.RUNNING, FinishCode.STOP]),
     tokens=pack_u32([11, 12, 2]),
     cached=pack_u32([16]),
-    faults=(Fault(handle=Handle(9), status=500, message="nan"),),
+    faults=(Fault(handle=Handle(9), status=500, message="nan", code="not_finite"),),
     logprobs=(
         LogprobSpan(
             handle=Handle(70_000),
@@ -94,10 +95,19 @@ MESSAGES: dict[str, Message] = {
         arrived_ms=1_700_000_000_123,
         priority=-1,
         cache_salt="tenant",
+        deadline_ms=1_700_000_009_123,
+        api_key_id="key-1",
     ),
-    "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1),
+    "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1, delivered=(17,)),
+    "attach": Attach(
+        request_id=RequestId("r-1"),
+        follower=GatewayId("gw-2"),
+        gateway_id=GatewayId("gw-1"),
+        handle=Handle(7),
+        num_choices=2,
+    ),
     "worker_hello": WorkerHello(worker_id=WorkerId("w1"), capabilities=CAPABILITIES),
-    "worker_bye": WorkerBye(worker_id=WorkerId("w1")),
+    "worker_bye": WorkerBye(worker_id=WorkerId("w1"), error="out of memory"),
     "step_plan": StepPlan(
         released=pack_u16([3]),
         admitted=(
@@ -139,9 +149,11 @@ MESSAGES: dict[str, Message] = {
         requests_per_s=1.5,
         kv_cache_unused_ratio=0.25,
         workers={WorkerId("w1"): CAPABILITIES},
+        num_waiting_tokens=300,
+        tokens_per_s=950.5,
     ),
 }
-INBOUND = {"submit", "cancel", "worker_hello", "worker_bye"}
+INBOUND = {"submit", "cancel", "attach", "worker_hello", "worker_bye"}
 MAPS = INBOUND | {"worker_status", "pool_status"}
 
 
@@ -288,7 +300,7 @@ _MESSAGES = st.one_of(
         request_id=_names,
         gateway_id=_names,
         handle=st.integers(0, 2**32 - 1),
-        prompt=_u32s,
+        prompt=_u32s.filter(bool),
         sampling=_samplings,
         arrived_ms=_i64s,
     ),

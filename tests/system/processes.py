@@ -36,6 +36,7 @@ class Services:
         self._cleanup = ExitStack()
         self.redis_server = self._cleanup.enter_context(RedisServer())
         self.redis = self._cleanup.enter_context(redis.Redis.from_url(self.redis_server.url, protocol=2))
+        self.redis_url = self.redis_server.url
         self.processes: list[subprocess.Popen[bytes]] = []
         self.base_url = ""
 
@@ -56,7 +57,7 @@ class Services:
 
     def start(self, service: str, *flags: str) -> subprocess.Popen[bytes]:
         log = (self._directory / f"{service}-{len(self.processes)}.log").open("wb")
-        command = [sys.executable, "-m", "pagestream", service, "--redis-url", self.redis_server.url, *flags]
+        command = [sys.executable, "-m", "pagestream", service, "--redis-url", self.redis_url, *flags]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": ""})
         log.close()
         self.processes.append(process)
@@ -123,8 +124,8 @@ class Services:
                 left[stream] = self.redis.xlen(stream)
             if self.redis.exists(stream) and (pending := self.redis.xpending(stream, "sched")["pending"]):
                 left[f"{stream} pending"] = pending
-        expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:")
-        kept = tuple(f"{kind}:" for kind in Kind)
+        expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:", "dlq")
+        kept = (*(f"{kind}:" for kind in Kind), "usage:")
         strange = []
         for key in self.redis.scan_iter():
             name = key.decode().removeprefix("{default}:")
