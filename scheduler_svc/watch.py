@@ -50,6 +50,7 @@ class Watch:
         since_s, num_before = self._finished[0]
         rate = (core.num_finished - num_before) / (now_s - since_s) if now_s > since_s else 0.0
         workers = core.workers.values()
+        num_pending_tokens = sum(worker.num_pending_tokens for worker in workers)
         return PoolStatus(
             epoch=core.epoch,
             model=next((worker.capabilities.model for worker in workers), ""),
@@ -65,4 +66,6 @@ class Watch:
             prefix_cache_hits=core.num_cached_tokens,
             kv_cache_unused_ratio=core.kv_cache_unused_ratio(),
             workers={worker.worker_id: worker.capabilities for worker in workers},
+            num_waiting_tokens=num_pending_tokens + sum(sequence.num_tokens for sequence in core.waiting),
+            tokens_per_s=sum(worker.pace.tokens_per_s for worker in workers),
         )
