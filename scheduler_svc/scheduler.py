@@ -242,23 +242,6 @@ class Scheduler:
             self._commit(worker, record, batch)
         self._isolation.review()
 
-    def stalled_s(self, worker_id: WorkerId, *, now_s: float) -> float:
-        """How long the oldest plan in flight has been unanswered."""
-        record = next(iter(self.workers[worker_id].in_flight.values()), None)
-        return now_s - record.sent_at_s if record else 0.0
-
-    def kv_cache_usage(self) -> float:
-        """Held blocks of all workers, from 0 to 1."""
-        total = sum(worker.pool.num_blocks for worker in self.workers.values())
-        free = sum(worker.pool.num_free for worker in self.workers.values())
-        return 1 - free / total if total else 0.0
-
-    def kv_cache_unused_ratio(self) -> float:
-        """Slots that no token has, of all slots of held blocks, from 0 to 1. Tokens of plans in flight have theirs."""
-        held = sum(worker.num_held_slots for worker in self.workers.values())
-        unused = sum(worker.num_unused_slots for worker in self.workers.values())
-        return unused / held if held else 0.0
-
     def take_outcomes(self) -> Outcomes:
         """What has happened since the last call."""
         outcomes, self._outcomes = self._outcomes, Outcomes()

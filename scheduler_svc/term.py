@@ -15,6 +15,7 @@ from typing import Final
 
 from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.fault_writer import FaultWriter
+from scheduler_svc.occupancy import kv_cache_usage
 from scheduler_svc.recovery import CommittedOutputs
 from scheduler_svc.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
@@ -80,7 +81,7 @@ class Term:
     @property
     def is_idle(self) -> bool:
         """Whether it leads, nothing of a request is left, and no block is held."""
-        return self._is_leading and not self._core.num_requests and not self._core.kv_cache_usage()
+        return self._is_leading and not self._core.num_requests and not kv_cache_usage(self._core.workers.values())
 
     def gateways(self) -> set[GatewayId]:
         """Those that have requests here."""

@@ -193,6 +193,11 @@ class Worker:
         self.in_flight[self._last_step] = record
         return self._last_step
 
+    def stalled_s(self, *, now_s: float) -> float:
+        """How long the oldest plan in flight has been unanswered."""
+        record = next(iter(self.in_flight.values()), None)
+        return now_s - record.sent_at_s if record else 0.0
+
     def check(self) -> None:
         """Assert the invariants."""
         self.pool.check()

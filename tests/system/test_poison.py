@@ -15,7 +15,7 @@ from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from shared.checkpoint import Checkpoint
 from shared.model_config import ModelConfig
 from tests.system.deadly_worker import DEADLY_TOKEN
-from tests.system.processes import Services
+from tests.system.processes import FAKE, Services
 from tests.system.test_services import Stream, run_all
 
 NUM_INNOCENT = 30
@@ -48,6 +48,11 @@ class Supervisor:
         process = subprocess.Popen(command)
         self._services.processes.append(process)
         return process
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+            worker.wait(15)
 
     async def run(self) -> None:
         while True:
@@ -109,3 +114,12 @@ async def test_a_request_that_kills_workers_fails_alone_and_is_kept_with_its_his
     assert str([DEADLY_TOKEN, 5, 6]) in dlq(services, "show", listed["id"], "--prompt").stdout
     missing = dlq(services, "show", "1-1")
     assert (missing.returncode, "no dead letter '1-1'" in missing.stderr) == (1, True)
+
+    supervisor.stop()
+    services.start("worker", "demo", *FAKE)
+    services.wait_for_workers(1)
+    retried = dlq(services, "retry", listed["id"])
+    assert "choice 0: 20 output tokens" in retried.stdout, retried.stderr
+    assert dlq(services, "list", "--json").stdout == ""
+    assert dlq(services, "drop", listed["id"]).stdout == "0 dropped\n"
+    services.assert_nothing_is_left()
