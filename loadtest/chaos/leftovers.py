@@ -16,7 +16,7 @@ from shared.redis_bus import RedisPoolObserver
 _TIMEOUT_S: Final = 30.0
 _POLL_INTERVAL_S: Final = 0.1
 _LOOK_TIMEOUT_S: Final = 5.0
-_LASTING: Final = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:")
+_LASTING: Final = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "wc:", "g:", "plan:", "res:")
 """Keys of the pool itself. Whatever belongs to a request must be gone, or expire."""
 
 

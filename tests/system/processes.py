@@ -124,7 +124,7 @@ class Services:
                 left[stream] = self.redis.xlen(stream)
             if self.redis.exists(stream) and (pending := self.redis.xpending(stream, "sched")["pending"]):
                 left[f"{stream} pending"] = pending
-        expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:", "dlq")
+        expected = tuple("req ctl lead epoch status writers wseq w: wc: g: plan: res: dlq".split())
         kept = (*(f"{kind}:" for kind in Kind), "usage:")
         strange = []
         for key in self.redis.scan_iter():
