@@ -124,7 +124,8 @@ class Services:
                 left[stream] = self.redis.xlen(stream)
             if self.redis.exists(stream) and (pending := self.redis.xpending(stream, "sched")["pending"]):
                 left[f"{stream} pending"] = pending
-        expected = tuple("req ctl lead epoch status writers wseq w: wc: g: plan: res: dlq".split())
+        lasting = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "dlq")
+        expected = (*lasting, "w:", "wc:", "g:", "plan:", "res:")
         kept = (*(f"{kind}:" for kind in Kind), "usage:")
         strange = []
         for key in self.redis.scan_iter():
