@@ -16,7 +16,7 @@ CONFIRMATION_S: Final = 0.2
 
 UNRENEWED_S: Final = 2 * HEARTBEAT_INTERVAL_S
 """A connection that was never seen may be one that cannot be seen from here, as behind some proxies. Whoever holds a
-lease by it is taken for dead only if it has not been renewed for so long."""
+lease by it is taken for dead only if that is known not to have been renewed for so long."""
 
 
 class FailureDetector:
