@@ -102,7 +102,7 @@ def assert_same(found: dict[tuple[int, ...], Tensor], expected: dict[tuple[int, 
         assert torch.equal(logits, expected[tokens]), f"after {len(tokens)} tokens"
 
 
-@pytest.mark.parametrize(("budget", "at_once"), [(16, 1), (16, 10), (64, 3), (512, 10)], ids=str)
+@pytest.mark.parametrize(("budget", "at_once"), [(16, 1), (16, 10), (64, 3), (512, 10), (512, 64)], ids=str)
 def test_batches_and_chunks_leave_the_bits_alone(
     load: Callable[..., ModelRunner],
     model: Checkpoint,
@@ -110,8 +110,11 @@ def test_batches_and_chunks_leave_the_bits_alone(
     budget: int,
     at_once: int,
 ) -> None:
-    answers, logits, _ = run(load, model, at_once=at_once, max_num_batched_tokens=budget, max_num_seqs=min(32, budget))
-    assert answers == alone[0]
+    rounds = -(-at_once // len(PROMPTS))
+    answers, logits, _ = run(
+        load, model, at_once=at_once, rounds=rounds, max_num_batched_tokens=budget, max_num_seqs=min(64, budget)
+    )
+    assert answers == alone[0] * rounds
     assert_same(logits, alone[1])
 
 
@@ -181,5 +184,5 @@ def test_a_cache_of_fewer_bits_rounds_alike_alone_and_in_chunks(
     shared = logits.keys() & alone[1].keys()
     assert len(shared) >= len(PROMPTS)
     furthest = max(float((logits[tokens] - alone[1][tokens]).abs().max()) for tokens in shared)
-    # About twice what was seen: 0.019, 0.37 and 0.55.
-    assert 0 < furthest < {"fp16": 0.04, "bf16": 0.75, "int8": 1.1}[dtype], furthest
+    # About twice what was seen: 0.011, 0.10 and 0.55.
+    assert 0 < furthest < {"fp16": 0.025, "bf16": 0.2, "int8": 1.1}[dtype], furthest
