@@ -156,7 +156,7 @@ class StaticBatcher:
             input_ids[row, length - len(request.prompt) :] = torch.tensor(request.prompt)
             attention_mask[row, length - len(request.prompt) :] = 1
         with torch.inference_mode():
-            self._model.generate(  # type: ignore[operator]  # transformers types it on a protocol of its own
+            self._model.generate(
                 input_ids,
                 attention_mask=attention_mask,
                 max_new_tokens=max(request.sampling.max_tokens for request in batch),
@@ -172,7 +172,7 @@ class StaticBatcher:
         return self._is_closing
 
 
-class _Delivery(BaseStreamer):
+class _Delivery(BaseStreamer):  # type: ignore[misc]  # transformers is not read
     """Hands each step's tokens to the requests, in the thread of their event loop."""
 
     def __init__(self, batch: list[StaticRequest], loop: asyncio.AbstractEventLoop) -> None:
@@ -194,7 +194,7 @@ class _Delivery(BaseStreamer):
             request.push(token)
 
 
-class _AllDone(StoppingCriteria):
+class _AllDone(StoppingCriteria):  # type: ignore[misc]  # transformers is not read
     """Ends a batch as soon as no row of it is wanted, which without end tokens is when the longest is complete."""
 
     def __init__(self, batcher: StaticBatcher, batch: list[StaticRequest]) -> None:

@@ -1,12 +1,15 @@
 """The tokenizer that prompts are measured with, wherever it is: no server is asked."""
 
+from functools import lru_cache
+
 from gateway.tokenizers.tokenizer import Tokenizer
 from gateway.tokenizers.tokenizer_loading import build_tokenizer, find_tokenizer
 from shared.errors import CheckpointError, ConfigurationError
 
 
+@lru_cache(maxsize=1)
 def load_tokenizer(name: str) -> Tokenizer:
-    """Find it, and build it.
+    """Find it, and build it, or give the one that was built last: many runs are measured with one tokenizer.
 
     Args:
         name: "demo", a *.gguf file, a directory with tokenizer.json, or a hub id.

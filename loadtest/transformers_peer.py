@@ -19,7 +19,7 @@ def load_in_transformers(checkpoint: Checkpoint) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
     else:
         model = _load_gguf(checkpoint)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model
 
 
@@ -59,7 +59,7 @@ def _load_gguf(checkpoint: Checkpoint) -> LlamaForCausalLM:
 def generate(model: PreTrainedModel, prompts: list[list[int]], *, max_tokens: int, ignore_eos: bool) -> list[list[int]]:
     """Greedy continuations of prompts of one length, as one static batch."""
     input_ids = torch.tensor(prompts)
-    generated = model.generate(  # type: ignore[operator]  # transformers types it on a protocol of its own
+    generated = model.generate(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=max_tokens,

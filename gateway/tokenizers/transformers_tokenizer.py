@@ -22,7 +22,7 @@ def transformers_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     config = ModelConfig.from_gguf(file)
     backend = tokenizers.Tokenizer.from_str(tokenizer_json(checkpoint))
     bos = None if config.bos_token_id is None else backend.id_to_token(config.bos_token_id)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=bos, eos_token=backend.id_to_token(config.eos_token_ids[0])
     )
     template = file.metadata.get("tokenizer.chat_template")

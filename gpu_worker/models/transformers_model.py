@@ -135,7 +135,7 @@ class TransformersModel:
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise CheckpointError(f"transformers cannot load {checkpoint.path}: {error}") from error
-        model.eval().to(device)  # type: ignore[no-untyped-call]
+        model.eval().to(device)
         return cls(model, config, ops)
 
     def forward(self, step: StepInput, cache: KVCache) -> Tensor:

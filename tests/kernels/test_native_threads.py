@@ -15,10 +15,14 @@ import pytest
 import torch
 
 from kernels.arguments import Linear, PagedBatch
+from kernels.native_build import runnable_variants
 from kernels.ops import Ops
 
 NUM_LOOPS = int(os.environ.get("THREAD_TEAM_LOOPS", "5000"))
 PATIENCE_S = 60 + NUM_LOOPS / 500
+pytestmark = pytest.mark.parametrize("library_path", runnable_variants()[:1], indirect=True)
+"""The team is the same in every instruction set."""
+
 NOBODY = PagedBatch(torch.zeros(1).int(), torch.zeros(0).int(), torch.zeros(0, 1).int(), 16)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.system.processes import Services
 
 QUESTION = "Tell me a long story about a lighthouse."
-NUM_TOKENS = 100
+NUM_TOKENS = 64
 LINES = [
     {
         "custom_id": f"line {place}",
@@ -19,7 +19,7 @@ LINES = [
         "url": "/v1/chat/completions",
         "body": {"model": "demo", "messages": [{"role": "user", "content": f"Say {place}."}], "max_tokens": 12},
     }
-    for place in range(60)
+    for place in range(30)
 ]
 
 

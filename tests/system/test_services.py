@@ -91,7 +91,7 @@ async def until_under_way(started: list[Stream]) -> None:
 async def test_streams_stay_exact_while_their_subscriptions_are_cut(
     services: Services, client: httpx.AsyncClient, tokenizer: Tokenizer
 ) -> None:
-    started = streams(20, max_tokens=2500)
+    started = streams(20, max_tokens=1000)
     randomness, cuts = random.Random(1), 0
 
     async def cut() -> None:
@@ -111,7 +111,7 @@ async def test_streams_of_a_killed_worker_go_on_with_exactly_their_tokens(
 ) -> None:
     victim = services.start("worker", "demo", *FAKE)
     services.wait_for_workers(3)
-    started = streams(24, max_tokens=2500)
+    started = streams(24, max_tokens=1000)
     running = asyncio.create_task(run_all(started, client))
     await until_under_way(started)
     services.kill(victim)
@@ -124,7 +124,7 @@ async def test_streams_go_on_after_the_scheduler_was_killed(
     services: Services, client: httpx.AsyncClient, tokenizer: Tokenizer
 ) -> None:
     scheduler = services.processes[0]
-    started = streams(12, max_tokens=2500)
+    started = streams(12, max_tokens=1000)
     running = asyncio.create_task(run_all(started, client))
     await until_under_way(started)
     services.kill(scheduler)
