@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from fastapi import Request, Response
 
+from gateway.access.deadlines import deadline_of_header, with_deadline
 from gateway.access.keyring import ApiKey
 from gateway.completions.completion import Completion, CompletionStarter
 from gateway.completions.submission import Submission
@@ -15,7 +16,7 @@ from gateway.completions.submission_builder import SubmissionBuilder
 from gateway.http.connection import EventStreamResponse, WholeResponse
 from gateway.http.sse import EventWriter
 from gateway.monitoring.pool_monitor import PoolMonitor
-from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody
+from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody, GenerationBody
 from gateway.resumption.event_id import EventId, EventNumbers
 from gateway.resumption.keeper import StreamKeeper
 from gateway.resumption.record import StreamRecord, keyed_name
@@ -73,12 +74,16 @@ class Caller(NamedTuple):
         request_key: New for every call.
         idempotency_key: The same for every attempt at the same call; None if that is not wanted.
         last_event_id: The last event that the client has of a stream that it wants to go on with.
+        deadline_ms: Milliseconds that the client waits, if it says so by a header.
+        arrived_ms: Unix time of the call.
     """
 
     key: ApiKey
     request_key: str
     idempotency_key: str | None = None
     last_event_id: str | None = None
+    deadline_ms: int | None = None
+    arrived_ms: int = 0
 
     @classmethod
     def of(cls, request: Request, api_key: ApiKey) -> "Caller":
@@ -93,7 +98,14 @@ class Caller(NamedTuple):
                 f"'Idempotency-Key' has {len(key)} characters; send 1 to {_MAX_KEY_CHARACTERS} printable ones",
                 param="Idempotency-Key",
             )
-        return cls(api_key, request.state.request_key, key, request.headers.get("last-event-id"))
+        return cls(
+            api_key,
+            request.state.request_key,
+            idempotency_key=key,
+            last_event_id=request.headers.get("last-event-id"),
+            deadline_ms=deadline_of_header(request.headers),
+            arrived_ms=time.time_ns() // 1_000_000,
+        )
 
 
 class Answering:
@@ -126,6 +138,7 @@ class Answering:
         Raises:
             InvalidRequestError: the body is wrong.
             KeyReusedError: the idempotency key came with another call before.
+            DeadlineUnreachableError: it could not be answered in time.
             QueueFullError: the pool is full.
             BusUnavailableError: Redis does not answer.
         """
@@ -143,6 +156,7 @@ class Answering:
         body.cache_salt = caller.key.salt(body.cache_salt)
         key = caller.request_key if name is None else name + caller.request_key[:_ATTEMPT_CHARACTERS]
         submission = await endpoint.submission(self._submissions, body, f"{endpoint.prefix}{key}")
+        submission = self._on_behalf(submission, body, caller)
         record = StreamRecord(
             stream_id=submission.completion_id,
             endpoint=endpoint.name,
@@ -182,6 +196,12 @@ class Answering:
         submission = await endpoint.submission(self._submissions, body, record.stream_id)
         completion = await self._completions.resume(submission, kept)
         return self._response(endpoint, body, record, completion, seen=seen, headers=headers)
+
+    def _on_behalf(self, submission: Submission, body: GenerationBody, caller: Caller) -> Submission:
+        """The call with its owner and its deadline: the body's and the header's, whichever comes first."""
+        allowed_ms = min((ms for ms in (body.deadline_ms, caller.deadline_ms) if ms is not None), default=None)
+        owned = submission._replace(api_key_id=caller.key.name)
+        return with_deadline(owned, allowed_ms, arrived_ms=caller.arrived_ms, status=self._monitor.status)
 
     async def _again(self, earlier: StreamRecord, endpoint: Endpoint, data: bytes, caller: Caller) -> Response:
         """The answer to a call that is made again."""

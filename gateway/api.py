@@ -14,6 +14,7 @@ from gateway.embeddings.routes import router as embeddings
 from gateway.files.routes import router as files
 from gateway.http.connection import read_body
 from gateway.http.openapi import documented
+from gateway.monitoring.usage import router as usage
 from gateway.protocol.openai_requests import ChatCompletionBody, CompletionBody
 from gateway.protocol.openai_responses import (
     ChatChoice,
@@ -49,7 +50,7 @@ class Version(msgspec.Struct, frozen=True):
 
 public = APIRouter()
 v1 = APIRouter(prefix="/v1")
-for router in (responses, embeddings, files, batches):
+for router in (responses, embeddings, files, batches, usage):
     v1.include_router(router)
 public.include_router(tokenization)
 

@@ -26,6 +26,9 @@ from shared.sampling import FinishCode, Pooling, SamplingParams
 FIRST_FAKE_TOKEN = 64
 """Smaller ids are left out: tokenizers keep their special tokens there."""
 
+Hazard = Callable[[RequestId, int, range, "array[int]"], None]
+"""Called with request, choice, positions and tokens that a row is about to compute. May raise, or end the process."""
+
 LengthRule = Callable[[RequestId, int], int]
 """Output tokens of (request, choice), its end-of-sequence token included."""
 
@@ -136,6 +139,7 @@ class FakeRunner:
         capabilities: What this runner claims to hold and compute; plans are held to it.
         length: Where sequences stop by themselves; None for never.
         vocab_size: Tokens are smaller than this.
+        hazard: What some tokens do to whoever computes them, as a kernel may that meets what it was not made for.
         check_content: Whether to keep a record of what each block holds, and to compare. Costs most of the time of long
             prompts; the other checks are always made.
     """
@@ -146,9 +150,11 @@ class FakeRunner:
         *,
         length: LengthRule | None = None,
         vocab_size: int = 32_000,
+        hazard: Hazard | None = None,
         check_content: bool = True,
     ) -> None:
         self._capabilities = capabilities
+        self._hazard = hazard
         self._length = length
         self._vocab_size = vocab_size
         self._check_content = check_content
@@ -189,6 +195,9 @@ class FakeRunner:
                 self._cache.verify(row)
         told = [told for row, count in work if (told := self._tell_prompt(row, count))]
         for row, count in work:
+            if self._hazard:
+                positions = range(row.num_computed, row.num_computed + count)
+                self._hazard(row.request_id, row.choice, positions, row.tokens[positions.start : positions.stop])
             self._cache.write(row, count)
         self._num_context_tokens = sum(row.num_computed for row, _ in work)
         rows = [self._sample(row) for row, _ in work if row.num_computed == len(row.tokens)]

@@ -26,7 +26,7 @@ from gpu_worker.life import Ending, Life
 from gpu_worker.result_log import ResultLog
 from gpu_worker.runner import Runner, StepOutput
 from shared.bus import HEARTBEAT_INTERVAL_S, WorkerBus
-from shared.errors import BusUnavailableError, PlanError, SealedError
+from shared.errors import BusUnavailableError, MessageError, PlanError, SealedError
 from shared.ids import StepId
 from shared.messages import StepPlan
 
@@ -38,6 +38,7 @@ _READ_TIMEOUT_S = 0.5
 _LONGEST_RETRY_S = 1.0
 _FAREWELL_S = 4.0
 """After the end, how long a bus that is away is waited for. Below its own timeout: a hanging one is waited for once."""
+_LONGEST_WORDS = 500
 
 
 class WorkerService:
@@ -166,9 +167,16 @@ class _Threads:
     def _say_bye(self) -> None:
         if time.monotonic() - self._ended_at < _FAREWELL_S:
             with contextlib.suppress(BusUnavailableError):
-                self._persist(partial(self._bus.bye, self._life.worker))
+                self._persist(partial(self._bus.bye, self._life.worker, error=self._last_words()))
                 return
         _log.warning("Worker %s leaves without a word: Redis is away", self._life.worker)
+
+    def _last_words(self) -> str:
+        """What broke, in a few words, if something did: the scheduler holds it against what was being computed."""
+        error = self._life.error
+        if error is None or isinstance(error, MessageError):  # a plan of another version is no request's fault
+            return ""
+        return f"{type(error).__name__}: {error}"[:_LONGEST_WORDS]
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

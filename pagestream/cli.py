@@ -13,6 +13,7 @@ from pagestream import bench, options
 from pagestream.api_key import new_api_key
 from pagestream.batch.command import run_batch
 from pagestream.chaos import chaos
+from pagestream.dead_letters import command as dead_letters
 from pagestream.log_line import LAST_WORD_PREFIX
 from pagestream.planning.command import plan
 from pagestream.quantize import quantize
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(dead_letters.app, name="dlq")
 for _command in (run_batch, chat, complete, plan, quantize, chaos, simulate):
     app.command()(_command)
 app.command("api-key")(new_api_key)

@@ -156,10 +156,10 @@ class LocalEngine:
             self._admitted += [(admitted.request_id, now_s) for admitted in plan.admitted]
 
     def _take_outcomes(self) -> list[ChoiceOutput]:
-        finished, faults = self.scheduler.take_outcomes()
-        for request_id in finished:
+        outcomes = self.scheduler.take_outcomes()
+        for request_id in outcomes.finished:
             del self._handles[RequestId(request_id)]
-        return [self._failed(fault) for _, fault in faults]
+        return [self._failed(fault) for _, fault in outcomes.faults]
 
     def _outputs(self, result: StepResult) -> list[ChoiceOutput]:
         """What a result holds for choices that have not been cancelled while it was under way."""

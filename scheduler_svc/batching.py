@@ -6,12 +6,11 @@ not yet in the step is preempted: it is released, and later admitted afresh with
 the place of a sequence of a higher priority.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from scheduler_svc.sequence import Phase, Sequence
-from scheduler_svc.waiting_queue import WaitingQueue
-from scheduler_svc.worker import PlanRecord, Worker
+from scheduler_svc.worker import PlanRecord, Row, Worker
 from shared.ids import BlockId, Slot, WorkerId
 from shared.messages import Admitted, StepPlan
 from shared.packing import pack_u16, pack_u32
@@ -41,7 +40,7 @@ class Batch:
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         self._released = worker.take_released()
-        self._rows: dict[int, tuple[Sequence, bool]] = {}
+        self._rows: dict[int, Row] = {}
         self._num_tokens: list[int] = []
         self._newcomers: dict[Slot, tuple[Sequence, int]] = {}
         self._appended_slots: list[int] = []
@@ -66,7 +65,8 @@ class Batch:
         if appended and slot not in self._newcomers:
             self._appended_slots.extend([slot] * len(appended))
             self._appended_blocks.extend(appended)
-        self._rows[slot] = (sequence, sequence.schedule(num_tokens))
+        start = sequence.num_computed_tokens
+        self._rows[slot] = Row(sequence, sequence.schedule(num_tokens), start, start + num_tokens)
         self._num_tokens.append(num_tokens)
         self.budget -= num_tokens
 
@@ -105,8 +105,8 @@ class Batch:
 
     def record(self, *, now_s: float) -> PlanRecord:
         """What is to be remembered until the result comes. Publishes the blocks that the step fills."""
-        for sequence, _ in self._rows.values():
-            self.worker.publish(sequence)
+        for row in self._rows.values():
+            self.worker.publish(row.sequence)
         return PlanRecord(self._rows, now_s)
 
     def plan(self) -> StepPlan:
@@ -152,7 +152,7 @@ def fork_choices(batch: Batch, parent: Sequence, children: list[Sequence]) -> No
         batch.admit(child, 1)
 
 
-def give_way(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequence], WorkerId | None]) -> None:
+def give_way(batch: Batch, waiting: Iterable[Sequence], choose: Callable[[Sequence], WorkerId | None]) -> None:
     """Preempt running sequences of a lower priority, the last first, until the first that waits finds a place."""
     first = next(iter(waiting), None)
     running = batch.worker.running
@@ -191,11 +191,13 @@ def _make_room(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
     return min(num_tokens, num_fitting)
 
 
-def admit_waiting(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequence], WorkerId | None]) -> None:
-    """Admit newcomers in order, as long as tokens and blocks last and nobody had to give way."""
-    if batch.preempted or batch.is_short_of_blocks:
-        return
+def admit_waiting(
+    batch: Batch, waiting: Iterable[Sequence], choose: Callable[[Sequence], WorkerId | None]
+) -> list[Sequence]:
+    """Admit newcomers in order, as long as tokens and blocks last and nobody had to give way; returns them."""
     admitted: list[Sequence] = []
+    if batch.preempted or batch.is_short_of_blocks:
+        return admitted
     num_looked_past = 0
     for sequence in waiting:
         is_full = not batch.budget or not batch.worker.has_free_slot or num_looked_past == MAX_LOOKED_PAST
@@ -209,5 +211,4 @@ def admit_waiting(batch: Batch, waiting: WaitingQueue, choose: Callable[[Sequenc
             admitted.append(sequence)
         else:
             num_looked_past += 1
-    for sequence in admitted:
-        waiting.remove(sequence)
+    return admitted

@@ -1,9 +1,11 @@
 """What a term of leadership wants done on the bus. Its shell does one after another, in order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from shared.dead_letters import Case, DeadLetter
 from shared.ids import StepId, WorkerId
 from shared.messages import PoolStatus, StepPlan, StepResult
+from shared.usage import UsageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,26 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepCases:
+    """Remember, beside their entries of the inbox, what is held against requests."""
+
+    cases: dict[str, Case]
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Keep a dead letter of an entry."""
+
+    entry: str
+    letter: DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """End these entries of the inbox."""
+    """End these entries of the inbox, and count what the requests among them used."""
 
     entries: list[str]
+    usage: dict[str, UsageRecord] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +75,4 @@ class Announce:
     status: PoolStatus
 
 
-Effect = Seal | Follow | TakeOver | SendPlan | Emit | Finish | Announce
+Effect = Seal | Follow | TakeOver | SendPlan | Emit | KeepCases | Bury | Finish | Announce

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from scheduler_svc.scheduler import Progress
+from scheduler_svc.progress import Progress
 from shared.ids import GatewayId, Handle
 from shared.messages import StepResult, Submit, Told
 from shared.packing import unpack_u32
@@ -19,19 +19,22 @@ class CommittedOutputs:
     def __init__(self) -> None:
         self._tokens: dict[tuple[GatewayId, Handle], dict[int, int]] = {}
         self._lengths: dict[tuple[GatewayId, Handle], int] = {}
+        self._cached: dict[tuple[GatewayId, Handle], int] = {}
         self._failed: set[tuple[GatewayId, Handle]] = set()
 
     def add(self, results: Iterable[StepResult]) -> None:
         """Take in entries of a result stream."""
         for result in results:
             for batch in result.batches:
-                tokens = iter(unpack_u32(batch.tokens))
+                tokens, cached = iter(unpack_u32(batch.tokens)), iter(unpack_u32(batch.cached))
                 items = zip(
                     unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True
                 )
                 for handle, index, count, finish in items:
                     key = (batch.gateway_id, Handle(handle))
                     known = self._tokens.setdefault(key, {})
+                    if index == 0:
+                        self._cached[key] = next(cached, 0)
                     for offset in range(count):
                         known[index + offset] = next(tokens)
                     if finish != FinishCode.RUNNING:
@@ -46,7 +49,7 @@ class CommittedOutputs:
             output = self._output(key, unpack_u32(told.tokens))
             is_finished = told.is_finished or key in self._failed or self._lengths.get(key) == len(output)
             if output or is_finished:
-                progress[choice] = Progress(output, is_finished)
+                progress[choice] = Progress(output, is_finished, self._cached.get(key, 0))
         return progress
 
     def _output(self, key: tuple[GatewayId, Handle], told: Sequence[int]) -> tuple[int, ...]:

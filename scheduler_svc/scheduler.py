@@ -1,49 +1,29 @@
 """The whole of the scheduler's mind: events in, plans out. No I/O, no clock; time is an argument."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
+from scheduler_svc.answers import answers
+from scheduler_svc.autopsy import poison_fault
 from scheduler_svc.batching import Batch, admit_waiting, fork_choices, give_way, schedule_running
+from scheduler_svc.deadlines import Deadlines, expiry_fault
+from scheduler_svc.isolation import Isolation
+from scheduler_svc.outcomes import Outcomes
+from scheduler_svc.progress import Progress
 from scheduler_svc.request import Request
 from scheduler_svc.routing import Candidate, choose_worker
 from scheduler_svc.sequence import Phase, Sequence
+from scheduler_svc.usage import record_of
 from scheduler_svc.waiting_queue import WaitingQueue
 from scheduler_svc.worker import PlanRecord, Worker
-from shared.errors import MessageError, PlanError
+from shared.dead_letters import Case
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
-from shared.packing import unpack_u16, unpack_u32
-from shared.sampling import FinishCode
 
 MAX_EARLY_CANCELS = 4096
 """Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
 
 _GATEWAY_GONE = "The gateway was not heard of for so long that this request was given up."
-
-
-class Outcomes(NamedTuple):
-    """What the world must be told.
-
-    Attributes:
-        finished: Bus entries of requests that reached their terminal state.
-        faults: Terminal events that no worker's result carries.
-    """
-
-    finished: list[str]
-    faults: list[tuple[GatewayId, Fault]]
-
-
-class Progress(NamedTuple):
-    """What a choice had already told its client.
-
-    Attributes:
-        output: Its tokens.
-        is_finished: Whether the last of them ended it.
-    """
-
-    output: tuple[int, ...] = ()
-    is_finished: bool = False
 
 
 class Scheduler:
@@ -72,8 +52,9 @@ class Scheduler:
         self._forking: dict[RequestId, Request] = {}
         self._early_cancels: OrderedDict[RequestId, None] = OrderedDict()
         self._num_submitted = 0
-        self._finished: list[str] = []
-        self._faults: list[tuple[GatewayId, Fault]] = []
+        self._isolation = Isolation(self.workers, self._requests)
+        self._deadlines = Deadlines()
+        self._outcomes = Outcomes()
 
     @property
     def num_requests(self) -> int:
@@ -100,16 +81,24 @@ class Scheduler:
         """Those that follow requests here."""
         return {request.follower for request in self._requests.values()}
 
-    def submit(self, submit: Submit, *, entry: str, progress: Mapping[int, Progress] | None = None) -> None:
+    def submit(
+        self,
+        submit: Submit,
+        *,
+        entry: str,
+        progress: Mapping[int, Progress] | None = None,
+        case: Case | None = None,
+    ) -> None:
         """Take a request on.
 
         Args:
             submit: What the gateway asks.
             entry: The bus's name for it; given back in `Outcomes.finished`.
             progress: By choice, what was told to the client before.
+            case: What an earlier leader held against it.
         """
         if submit.request_id in self._early_cancels:
-            self._finished.append(entry)
+            self._outcomes.finished.append(entry)
             return
         progress = progress or {}
         if request := self._requests.get(submit.request_id):
@@ -119,13 +108,16 @@ class Scheduler:
         for choice in range(submit.sampling.n):
             self._num_submitted += 1
             told = progress.get(choice, Progress())
-            sequences.append(Sequence(submit, choice, order=self._num_submitted, output=told.output))
-        self._requests[submit.request_id] = Request(submit, entry=entry, sequences=sequences)
+            sequences.append(Sequence.resume(submit, choice, order=self._num_submitted, progress=told))
+        request = self._requests[submit.request_id] = Request(submit, entry=entry, sequences=sequences)
+        self._deadlines.add(submit)
         self._enqueue(sequences)
         for sequence in sequences:
             if progress.get(sequence.choice, Progress()).is_finished:
                 self._finish(sequence)
         self._reject_if_too_long(sequences)
+        if case is not None and not request.is_finished:
+            self._reopen(request, case)
 
     def cancel(self, cancel: Cancel) -> None:
         """End a request, or one choice of it. An unknown one has ended already, or its `Submit` is still to come."""
@@ -135,9 +127,21 @@ class Scheduler:
             if len(self._early_cancels) > MAX_EARLY_CANCELS:
                 self._early_cancels.popitem(last=False)
             return
-        for sequence in request.sequences:
-            if cancel.choice in {None, sequence.choice}:
-                self._finish(sequence)
+        meant = [sequence for sequence in request.sequences if cancel.choice in {None, sequence.choice}]
+        for sequence, num_taken_tokens in zip(meant, cancel.delivered, strict=False):
+            sequence.num_taken_tokens = num_taken_tokens
+        for sequence in meant:
+            self._finish(sequence)
+
+    def expire(self, *, now_ms: int) -> None:
+        """End requests whose deadline has passed, wherever they are.
+
+        Args:
+            now_ms: Unix time.
+        """
+        for request_id in self._deadlines.take_expired(now_ms):
+            if request := self._requests.get(request_id):
+                self._fail(request, [expiry_fault(request, sequence) for sequence in request.sequences])
 
     def attach(self, attach: Attach) -> bool:
         """Let another gateway follow a request. Whether there is such a request."""
@@ -151,10 +155,7 @@ class Scheduler:
         """End all requests that a gateway followed which is gone. Should it come back, it is told; says how many."""
         orphans = [request for request in self._requests.values() if request.follower == gateway_id]
         for request in orphans:
-            for sequence in request.sequences:
-                if not sequence.is_finished:
-                    self._faults.append((sequence.gateway_id, Fault(sequence.handle, 503, _GATEWAY_GONE)))
-                    self._finish(sequence)
+            self._fail(request, [Fault(sequence.handle, 503, _GATEWAY_GONE) for sequence in request.sequences])
         return len(orphans)
 
     def add_worker(self, worker_id: WorkerId, capabilities: WorkerCapabilities) -> None:
@@ -168,22 +169,29 @@ class Scheduler:
         """Send a worker no further plan. What it has may still be answered."""
         self.workers[worker_id].is_suspended = True
 
-    def remove_worker(self, worker_id: WorkerId) -> int:
+    def remove_worker(self, worker_id: WorkerId, *, death: str = "", now_ms: int = 0) -> int:
         """Forget a worker and let its sequences wait for another; say how many there were.
 
         Its result stream must be sealed, and every result in it completed, before: what was told to a client must not
         be computed again.
+
+        Args:
+            worker_id: Whom to forget.
+            death: Why it is taken for dead; empty if it left on purpose, and nobody is to blame.
+            now_ms: Unix time.
         """
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return 0
         for record in worker.in_flight.values():
-            for sequence, _ in record.rows.values():
-                sequence.num_plans_in_flight -= 1
+            for row in record.rows.values():
+                row.sequence.num_plans_in_flight -= 1
         displaced = list(worker.running)
-        for sequence in displaced:
-            worker.displace(sequence, Phase.WAITING)
-            self._requeue(sequence)
+        self._displace(worker, displaced)
+        if not death:
+            self._isolation.worker_left(worker)
+        elif guilty := self._isolation.worker_died(worker, death, self._outcomes, now_ms=now_ms):
+            self._fail(guilty, map(poison_fault, guilty.sequences))
         return len(displaced)
 
     def next_plan(self, worker_id: WorkerId, *, now_s: float) -> tuple[StepId, StepPlan] | None:
@@ -191,18 +199,22 @@ class Scheduler:
         worker = self.workers.get(worker_id)
         if worker is None or not worker.may_plan:
             return None
+        if clearing := self._isolation.begin_trial():
+            self._displace(clearing.worker, clearing.sequences)
+            self.num_preemptions += len(clearing.sequences)
         if not (worker.running or len(self.waiting) or worker.has_released):
             return None
         if worker.in_flight and worker.has_released and not (worker.running or len(self.waiting)):
             return None
         batch = Batch(worker)
         self._fork(batch)
-        give_way(batch, self.waiting, self._choose)
+        give_way(batch, self._isolation.eligible(self.waiting, worker), self._choose)
         schedule_running(batch)
         for victim in batch.preempted:
             self.num_preemptions += 1
             self._requeue(victim)
-        admit_waiting(batch, self.waiting, self._choose)
+        for sequence in admit_waiting(batch, self._isolation.eligible(self.waiting, worker), self._choose):
+            self.waiting.remove(sequence)
         self.num_prompt_tokens += batch.num_prompt_tokens
         self.num_cached_tokens += batch.num_cached_tokens
         if batch.is_empty:
@@ -219,39 +231,26 @@ class Scheduler:
         record = worker.in_flight.pop(step, None) if worker else None
         if worker is None or record is None:
             return
-        for sequence, samples in record.rows.values():
+        for sequence, samples, start, stop in record.rows.values():
             sequence.num_plans_in_flight -= 1
+            if not sequence.is_finished:
+                sequence.work.add(start, stop)
             if samples and sequence.phase is Phase.RUNNING:
                 sequence.num_sampling -= 1
+        worker.pace.observe(result.num_tokens, result.compute_us)
         for batch in result.batches:
             self._commit(worker, record, batch)
-
-    def stalled_s(self, worker_id: WorkerId, *, now_s: float) -> float:
-        """How long the oldest plan in flight has been unanswered."""
-        record = next(iter(self.workers[worker_id].in_flight.values()), None)
-        return now_s - record.sent_at_s if record else 0.0
-
-    def kv_cache_usage(self) -> float:
-        """Held blocks of all workers, from 0 to 1."""
-        total = sum(worker.pool.num_blocks for worker in self.workers.values())
-        free = sum(worker.pool.num_free for worker in self.workers.values())
-        return 1 - free / total if total else 0.0
-
-    def kv_cache_unused_ratio(self) -> float:
-        """Slots that no token has, of all slots of held blocks, from 0 to 1. Tokens of plans in flight have theirs."""
-        held = sum(worker.num_held_slots for worker in self.workers.values())
-        unused = sum(worker.num_unused_slots for worker in self.workers.values())
-        return unused / held if held else 0.0
+        self._isolation.review()
 
     def take_outcomes(self) -> Outcomes:
         """What has happened since the last call."""
-        outcomes = Outcomes(self._finished, self._faults)
-        self._finished, self._faults = [], []
+        outcomes, self._outcomes = self._outcomes, Outcomes()
         return outcomes
 
     def check(self) -> None:
         """Assert the invariants of everything here."""
         self.waiting.check()
+        self._isolation.check()
         for worker in self.workers.values():
             worker.check()
         sequences = [sequence for request in self._requests.values() for sequence in request.sequences]
@@ -266,8 +265,9 @@ class Scheduler:
     def _submit_again(self, request: Request, entry: str, progress: Mapping[int, Progress]) -> None:
         """A gateway has missed a request that is here. What its client was told counts, whatever the logs say."""
         if entry != request.entry:
-            self._finished.append(request.entry)
+            self._outcomes.finished.append(request.entry)
             request.entry = entry
+            self._isolation.refile(request, self._outcomes)
         for choice, told in progress.items():
             sequence = request.sequences[choice]
             if told.is_finished:
@@ -277,54 +277,44 @@ class Scheduler:
 
     def _replace(self, request: Request, sequence: Sequence, output: tuple[int, ...]) -> None:
         """Go on after another output than was known here. What is under way for the old sequence comes to nothing."""
-        self._displace(sequence)
-        order = sequence.order[-1]
-        request.sequences[sequence.choice] = Sequence(request.submit, sequence.choice, order=order, output=output)
-        self._requeue(request.sequences[sequence.choice])
+        self._withdraw(sequence)
+        successor = request.sequences[sequence.choice] = sequence.successor(request.submit, output)
+        self._requeue(successor)
         self._forget_if_forked(request)
 
     def _commit(self, worker: Worker, record: PlanRecord, batch: TokenBatch) -> None:
-        try:
-            tokens, slots, indices = unpack_u32(batch.tokens), unpack_u16(batch.slots), unpack_u32(batch.indices)
-        except MessageError as error:
-            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with nonsense: {error}") from error
-        lengths = {len(slots), len(indices), len(batch.counts), len(batch.finishes)}
-        if len(lengths) > 1 or sum(batch.counts) != len(tokens):
-            raise PlanError(f"worker {worker.worker_id} answered step {batch.step} with arrays of different lengths")
-        start = 0
-        for slot, index, count, finish in zip(slots, indices, batch.counts, batch.finishes, strict=True):
-            if slot not in record.rows:
-                raise PlanError(f"worker {worker.worker_id} answered slot {slot}, which step {batch.step} did not name")
-            sequence, _ = record.rows[slot]
-            if not sequence.is_finished and sequence.num_output_tokens == index:
-                sequence.tokens.extend(tokens[start : start + count])
-                if finish != FinishCode.RUNNING:
-                    self._finish(sequence)
-                elif sequence.phase is Phase.RUNNING:
-                    worker.publish(sequence)
-            start += count
+        for sequence, start, tokens, is_last in answers(worker.worker_id, record, batch):
+            if sequence.is_finished or sequence.num_output_tokens != start:
+                continue
+            sequence.tokens.extend(tokens)
+            if is_last:
+                self._finish(sequence)
+            elif sequence.phase is Phase.RUNNING:
+                worker.publish(sequence)
         for fault in batch.faults:
             self._finish_handle(batch.gateway_id, fault.handle, record)
 
     def _finish_handle(self, gateway_id: GatewayId, handle: Handle, record: PlanRecord) -> None:
-        for sequence, _ in record.rows.values():
-            if sequence.gateway_id == gateway_id and sequence.handle == handle:
-                self._finish(sequence)
+        for row in record.rows.values():
+            if row.sequence.gateway_id == gateway_id and row.sequence.handle == handle:
+                self._finish(row.sequence)
 
     def _finish(self, sequence: Sequence) -> None:
         """The one way a sequence ends."""
         if sequence.is_finished:
             return
-        self._displace(sequence)
+        self._withdraw(sequence)
         request = self._requests[sequence.request_id]
         self._release_children(sequence)
         self._forget_if_forked(request)
         if request.is_finished:
             del self._requests[sequence.request_id]
-            self._finished.append(request.entry)
+            self._isolation.forget(request)
+            self._outcomes.finished.append(request.entry)
+            self._outcomes.usage[request.entry] = record_of(request)
             self.num_finished += 1
 
-    def _displace(self, sequence: Sequence) -> None:
+    def _withdraw(self, sequence: Sequence) -> None:
         """Take a sequence from where it is. It holds nothing any more."""
         match sequence.phase:
             case Phase.RUNNING:
@@ -335,6 +325,25 @@ class Scheduler:
             case Phase.FORKING | Phase.FINISHED:
                 pass
         sequence.phase = Phase.FINISHED
+
+    def _fail(self, request: Request, faults: Iterable[Fault]) -> None:
+        """End those choices of a request that have not ended, each with its fault."""
+        for sequence, fault in zip(request.sequences, faults, strict=True):
+            if not sequence.is_finished:
+                self._outcomes.faults.append((sequence.gateway_id, fault))
+                self._finish(sequence)
+
+    def _reopen(self, request: Request, case: Case) -> None:
+        """Go on with what an earlier leader held against a request, if it did not come to give it up."""
+        if case.is_closed:
+            self._fail(request, map(poison_fault, request.sequences))
+        else:
+            self._isolation.resume(request, case)
+
+    def _displace(self, worker: Worker, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            worker.displace(sequence, Phase.WAITING)
+            self._requeue(sequence)
 
     def _requeue(self, sequence: Sequence) -> None:
         """A sequence that lost its place waits again; whoever wanted to branch off it no longer waits for that."""
@@ -362,7 +371,7 @@ class Scheduler:
     def _choose(self, sequence: Sequence) -> WorkerId | None:
         candidates = []
         for worker in self.workers.values():
-            if worker.is_suspended or not worker.has_free_slot:
+            if worker.is_suspended or not worker.has_free_slot or not self._isolation.may_run(sequence, worker):
                 continue
             prefix = worker.match_prefix(sequence)
             if worker.has_room(sequence, prefix):
@@ -387,5 +396,5 @@ class Scheduler:
         for sequence in sequences:
             if longest is not None and sequence.num_tokens >= longest and not sequence.is_finished:
                 message = f"The prompt has {sequence.num_prompt_tokens} tokens; the model's context holds {longest}."
-                self._faults.append((sequence.gateway_id, Fault(sequence.handle, 400, message)))
+                self._outcomes.faults.append((sequence.gateway_id, Fault(sequence.handle, 400, message)))
                 self._finish(sequence)

@@ -4,6 +4,8 @@ from array import array
 from enum import Enum
 
 from scheduler_svc.prefix_cache import BlockHash, chain_hash, root_hash
+from scheduler_svc.progress import Progress
+from scheduler_svc.work_done import WorkDone
 from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, WorkerId
 from shared.messages import Submit
 from shared.packing import pack_u32, unpack_u32
@@ -42,7 +44,8 @@ class Sequence:
     __slots__ = (
         "_block_hashes", "_max_output_tokens", "_salt", "block_table", "choice", "gateway_id", "handle",
         "num_cached_tokens", "num_computed_tokens", "num_plans_in_flight", "num_prompt_tokens", "num_published_blocks",
-        "num_sampling", "order", "phase", "request_id", "sampling", "slot", "tokens", "was_admitted", "worker_id",
+        "num_sampling", "num_taken_tokens", "order", "phase", "request_id", "sampling", "slot", "tokens",
+        "was_admitted", "work", "worker_id",
     )  # fmt: skip
 
     def __init__(self, submit: Submit, choice: int, *, order: int, output: tuple[int, ...] = ()) -> None:
@@ -69,7 +72,26 @@ class Sequence:
         self.num_plans_in_flight = 0
         self.num_published_blocks = 0
         self.num_cached_tokens = 0
+        self.num_taken_tokens: int | None = None
         self.was_admitted = bool(output)
+        self.work = WorkDone()
+
+    @classmethod
+    def resume(cls, submit: Submit, choice: int, *, order: int, progress: Progress) -> "Sequence":
+        """Begin where an earlier leader's plans ended, or at the beginning."""
+        sequence = cls(submit, choice, order=order, output=progress.output)
+        if progress.output:
+            num_shared_tokens = sequence.num_prompt_tokens - 1
+            sequence.num_cached_tokens = progress.num_cached_tokens
+            sequence.work.resume(sequence.num_tokens, num_shared_tokens if choice else progress.num_cached_tokens)
+        return sequence
+
+    def successor(self, submit: Submit, output: tuple[int, ...]) -> "Sequence":
+        """The same choice behind another output. What it has cost so far still counts."""
+        sequence = Sequence(submit, self.choice, order=self.order[-1], output=output)
+        sequence.num_cached_tokens = self.num_cached_tokens
+        sequence.work = self.work
+        return sequence
 
     @property
     def priority(self) -> int:
@@ -85,6 +107,11 @@ class Sequence:
     def num_output_tokens(self) -> int:
         """Committed output tokens."""
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def num_delivered_tokens(self) -> int:
+        """Output tokens that the client was given: as many as its gateway said when it ended this, or all of them."""
+        return self.num_output_tokens if self.num_taken_tokens is None else self.num_taken_tokens
 
     @property
     def is_finished(self) -> bool:
@@ -135,6 +162,7 @@ class Sequence:
         self.num_computed_tokens = num_computed_tokens
         self.num_published_blocks = num_published
         self.num_sampling = 0
+        self.work.pass_over(num_computed_tokens)
 
     def displace(self, phase: Phase) -> None:
         """Hold nothing any more. Its results in flight still count."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
-from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.term import Term
 from shared.bus import HEARTBEAT_INTERVAL_S, SchedulerBus
@@ -93,7 +94,8 @@ class Leader:
                 whether we still lead is unknown.
         """
         async with self._tasks:
-            term = Term(self._epoch, self._settings, await self._bus.writers())
+            unix_s = time.time() - self._clock()
+            term = Term(self._epoch, self._settings, await self._bus.writers(), unix_s=unix_s)
             self._news.set()
             self._tasks.create_task(self._act(term))
             self._tasks.create_task(self._keep_watch(term))
@@ -122,8 +124,12 @@ class Leader:
                 self._tasks.create_task(self._receive(term))
             case Emit(writer, step, result):
                 await self._bus.emit(writer, step, result)
-            case Finish(entries):
-                await self._bus.finish(entries)
+            case KeepCases(cases):
+                await self._bus.keep_cases(cases)
+            case Bury(entry, letter):
+                await self._bus.bury(entry, letter)
+            case Finish(entries, usage):
+                await self._bus.finish(entries, usage)
             case Announce(status):
                 await self._bus.publish_status(status)
 

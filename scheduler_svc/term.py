@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.fault_writer import FaultWriter
+from scheduler_svc.occupancy import kv_cache_usage
 from scheduler_svc.recovery import CommittedOutputs
 from scheduler_svc.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.unreadable import refusals, unreadable
 from scheduler_svc.watch import Watch
 from shared.bus import Delivery, LoggedResult
 from shared.errors import PlanError
@@ -45,15 +47,19 @@ class Term:
 
     Invariants:
         - a worker's log is followed from its welcome to its seal, and nothing of it moves on before;
-        - nothing is received before everything of the past has been read and taken over.
+        - nothing is received before everything of the past has been read and taken over;
+        - of a log nothing counts that stands behind something unreadable.
 
     Args:
         epoch: The term's own.
         settings: Timeouts.
         writers: Everyone, dead or alive, whose result stream exists as the term begins.
+        unix_s: What makes unix time of the times that the term is told.
     """
 
-    def __init__(self, epoch: Epoch, settings: SchedulerSettings, writers: Iterable[WorkerId]) -> None:
+    def __init__(
+        self, epoch: Epoch, settings: SchedulerSettings, writers: Iterable[WorkerId], *, unix_s: float = 0.0
+    ) -> None:
         self.epoch = epoch
         self._core = Scheduler(epoch)
         self._faults = FaultWriter(epoch)
@@ -62,7 +68,12 @@ class Term:
         self._sealed = set(self._unread)
         self._outputs = CommittedOutputs()
         self._is_leading = False
+        self._unix_s = unix_s
+        self._now_ms = 0
+        self._deaths: dict[WorkerId, str] = {}
+        self._unreadable: set[WorkerId] = set()
         self._handled: list[str] = []
+        self._refusals: list[tuple[GatewayId, Fault]] = []
         self._unknown: list[Attach] = []
         self._due: deque[Effect] = deque(map(Seal, self._unread))
         self._read_next()
@@ -70,7 +81,7 @@ class Term:
     @property
     def is_idle(self) -> bool:
         """Whether it leads, nothing of a request is left, and no block is held."""
-        return self._is_leading and not self._core.num_requests and not self._core.kv_cache_usage()
+        return self._is_leading and not self._core.num_requests and not kv_cache_usage(self._core.workers.values())
 
     def gateways(self) -> set[GatewayId]:
         """Those that have requests here."""
@@ -78,6 +89,7 @@ class Term:
 
     def take_over(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
         """Go on with what earlier leaders did not finish. Comes once, before anything is received."""
+        self._tell_time(now_s)
         outputs, self._outputs = self._outputs, CommittedOutputs()
         for delivery in deliveries:
             self._handle(delivery, outputs, now_s)
@@ -86,22 +98,28 @@ class Term:
 
     def receive(self, deliveries: Iterable[Delivery], *, now_s: float) -> None:
         """Take in new messages."""
+        self._tell_time(now_s)
         for delivery in deliveries:
             self._handle(delivery, None, now_s)
 
     def read(self, writer: WorkerId, entries: Iterable[LoggedResult]) -> None:
         """Take in what stands next in a log that is followed. Behind a seal there is nothing but later terms' seals."""
-        for step, result in entries:
-            if result is None:
+        for entry in entries:
+            if entry.step.is_seal:
                 self._end_of_log(writer)
                 break
-            if writer in self._core.workers:
-                self._complete(writer, step, result)
+            if writer in self._unreadable:
+                continue
+            if entry.result is None:
+                self._give_up_reading(writer, entry)
+            elif writer in self._core.workers:
+                self._complete(writer, entry.step, entry.result)
             else:
-                self._outputs.add([result])
+                self._outputs.add([entry.result])
 
     def look(self, workers: Mapping[WorkerId, WorkerStatus], gateways: set[GatewayId], *, now_s: float) -> None:
         """Draw conclusions from who lives: all workers, and those of `gateways()`, that have a heartbeat."""
+        self._tell_time(now_s)
         for worker_id, status in workers.items():
             self._welcome(worker_id, status.capabilities, now_s)
         for worker_id, reason in self._watch.dead_workers(self._core, set(workers), now_s=now_s):
@@ -115,17 +133,25 @@ class Term:
 
     def effects(self, *, now_s: float) -> Iterator[Effect]:
         """What is to be done now, in this order. Each is decided when it is asked for, by what is known then."""
+        self._tell_time(now_s)
+        self._core.expire(now_ms=self._now_ms)
         while self._due:
             yield self._due.popleft()
+        outcomes = self._core.take_outcomes()
+        if outcomes.cases:
+            yield KeepCases(outcomes.cases)
         for worker_id in list(self._core.workers):
             while planned := self._core.next_plan(worker_id, now_s=now_s):
                 yield SendPlan(worker_id, *planned)
-        outcomes = self._core.take_outcomes()
         ended, self._handled = [*outcomes.finished, *self._handled], []
-        if outcomes.faults:
-            yield Emit(self._faults.writer_id, *self._faults.entry(outcomes.faults))
+        faults, self._refusals = [*outcomes.faults, *self._refusals], []
+        for entry, letter in outcomes.letters.items():
+            log.error("request %s is given up: %s", letter.request_id, letter.reason)
+            yield Bury(entry, letter)
+        if faults:
+            yield Emit(self._faults.writer_id, *self._faults.entry(faults))
         if ended:
-            yield Finish(ended)
+            yield Finish(ended, outcomes.usage)
 
     def check(self) -> None:
         """Assert the invariants of everything here."""
@@ -136,7 +162,7 @@ class Term:
         match delivery.message:
             case Submit() as submit:
                 progress = (outputs or CommittedOutputs()).progress_of(submit)
-                self._core.submit(submit, entry=delivery.entry, progress=progress)
+                self._core.submit(submit, entry=delivery.entry, progress=progress, case=delivery.case)
                 return
             case Cancel() as cancel:
                 self._core.cancel(cancel)
@@ -146,9 +172,9 @@ class Term:
             case WorkerHello() as hello:
                 self._welcome(hello.worker_id, hello.capabilities, now_s)
             case WorkerBye() as bye:
-                self._dismiss(bye.worker_id, "it said goodbye", level=logging.INFO)
+                self._dismiss(bye.worker_id, bye.error)
             case None:
-                log.error("dropped an undecodable message %s: %s", delivery.entry, delivery.error)
+                self._refuse(delivery)
         self._handled.append(delivery.entry)
 
     def _refuse_unknown(self) -> None:
@@ -170,11 +196,31 @@ class Term:
         self._watch.welcome(worker_id, now_s=now_s)
         self._due.append(Follow(worker_id))
 
-    def _dismiss(self, worker_id: WorkerId, reason: str, *, level: int = logging.WARNING) -> None:
-        """Declare a worker dead. Its log is read to the seal, and then its sequences move on."""
+    def _refuse(self, delivery: Delivery) -> None:
+        """An entry of the inbox that nobody can read becomes a dead letter, and its sender is told if it shows."""
+        log.error("message %s cannot be read: %s", delivery.entry, delivery.error)
+        letter = unreadable(delivery.entry, delivery.data, delivery.error, at_ms=self._now_ms)
+        self._due.append(Bury(delivery.entry, letter))
+        self._refusals += refusals(delivery.data, delivery.error)
+
+    def _give_up_reading(self, writer: WorkerId, entry: LoggedResult) -> None:
+        """A result that nobody can read was told to nobody: another worker computes it, and what comes after it."""
+        log.error("result %s of %s cannot be read: %s", entry.step, writer, entry.error)
+        self._unreadable.add(writer)
+        source = f"res:{writer}:{entry.step}"
+        self._due.append(Bury(source, unreadable(source, entry.data, entry.error, at_ms=self._now_ms)))
+        self._dismiss(writer, f"its result {entry.step} cannot be read", is_death=False)
+
+    def _tell_time(self, now_s: float) -> None:
+        self._now_ms = int((now_s + self._unix_s) * 1000)
+
+    def _dismiss(self, worker_id: WorkerId, reason: str, *, is_death: bool = True) -> None:
+        """Let go of a worker, for a reason or as it wants. Its log is read to the seal; then its sequences move on."""
         if worker_id in self._sealed or worker_id not in self._core.workers:
             return
-        log.log(level, "worker %s leaves: %s", worker_id, reason)
+        log.log(logging.WARNING if reason else logging.INFO, "worker %s leaves: %s", worker_id, reason or "on purpose")
+        if is_death:
+            self._deaths[worker_id] = reason
         self._core.suspend_worker(worker_id)
         self._sealed.add(worker_id)
         self._due.append(Seal(worker_id))
@@ -187,7 +233,7 @@ class Term:
 
     def _end_of_log(self, writer: WorkerId) -> None:
         if writer in self._core.workers:
-            moved = self._core.remove_worker(writer)
+            moved = self._core.remove_worker(writer, death=self._deaths.pop(writer, ""), now_ms=self._now_ms)
             log.info("worker %s is gone, %d sequences move on", writer, moved)
         else:
             self._unread.remove(writer)

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from scheduler_svc.occupancy import kv_cache_unused_ratio, kv_cache_usage
 from scheduler_svc.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import LIVENESS_TTL_S
@@ -28,8 +29,8 @@ class Watch:
         """Workers without heartbeat or without progress, and why they are taken for dead."""
         self._welcomed_s = {worker: since for worker, since in self._welcomed_s.items() if worker in core.workers}
         dead = []
-        for worker_id in core.workers:
-            stalled_s = core.stalled_s(worker_id, now_s=now_s)
+        for worker_id, worker in core.workers.items():
+            stalled_s = worker.stalled_s(now_s=now_s)
             if worker_id not in live and now_s - self._welcomed_s[worker_id] > LIVENESS_TTL_S:
                 dead.append((worker_id, f"no heartbeat for {LIVENESS_TTL_S:.0f} s"))
             elif stalled_s > self._settings.worker_timeout_s:
@@ -50,6 +51,7 @@ class Watch:
         since_s, num_before = self._finished[0]
         rate = (core.num_finished - num_before) / (now_s - since_s) if now_s > since_s else 0.0
         workers = core.workers.values()
+        num_pending_tokens = sum(worker.num_pending_tokens for worker in workers)
         return PoolStatus(
             epoch=core.epoch,
             model=next((worker.capabilities.model for worker in workers), ""),
@@ -57,12 +59,14 @@ class Watch:
             num_workers=len(workers),
             num_waiting=core.num_waiting,
             num_running=core.num_running,
-            kv_cache_usage=core.kv_cache_usage(),
-            stalled_s=max((core.stalled_s(worker_id, now_s=now_s) for worker_id in core.workers), default=0.0),
+            kv_cache_usage=kv_cache_usage(workers),
+            stalled_s=max((worker.stalled_s(now_s=now_s) for worker in workers), default=0.0),
             requests_per_s=rate,
             num_preemptions=core.num_preemptions,
             prefix_cache_queries=core.num_prompt_tokens,
             prefix_cache_hits=core.num_cached_tokens,
-            kv_cache_unused_ratio=core.kv_cache_unused_ratio(),
+            kv_cache_unused_ratio=kv_cache_unused_ratio(workers),
             workers={worker.worker_id: worker.capabilities for worker in workers},
+            num_waiting_tokens=num_pending_tokens + sum(sequence.num_tokens for sequence in core.waiting),
+            tokens_per_s=sum(worker.pace.tokens_per_s for worker in workers),
         )

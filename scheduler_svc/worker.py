@@ -5,16 +5,31 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from scheduler_svc.block_pool import BlockPool
+from scheduler_svc.pace import Pace
 from scheduler_svc.prefix_cache import PrefixCache
 from scheduler_svc.sequence import Phase, Sequence
 from shared.ids import BlockId, Epoch, Slot, StepId, WorkerId
 from shared.messages import WorkerCapabilities
 
 
-class PlanRecord(NamedTuple):
-    """What a plan in flight asked for, by slot: the sequence, and whether the step samples a token for it."""
+class Row(NamedTuple):
+    """What a plan asks for one slot.
 
-    rows: dict[int, tuple[Sequence, bool]]
+    Attributes:
+        samples: Whether the step samples a token.
+        start: And `stop`: the positions it computes, half-open.
+    """
+
+    sequence: Sequence
+    samples: bool
+    start: int
+    stop: int
+
+
+class PlanRecord(NamedTuple):
+    """What a plan in flight asked for, by slot."""
+
+    rows: dict[int, Row]
     sent_at_s: float
 
 
@@ -41,6 +56,7 @@ class Worker:
         self.block_size = capabilities.block_size
         self.pool = BlockPool(capabilities.num_blocks)
         self.prefix_cache = PrefixCache()
+        self.pace = Pace()
         self.is_suspended = False
         self.running: list[Sequence] = []
         self.in_flight: OrderedDict[StepId, PlanRecord] = OrderedDict()
@@ -176,6 +192,11 @@ class Worker:
         self._last_step = self._last_step.next()
         self.in_flight[self._last_step] = record
         return self._last_step
+
+    def stalled_s(self, *, now_s: float) -> float:
+        """How long the oldest plan in flight has been unanswered."""
+        record = next(iter(self.in_flight.values()), None)
+        return now_s - record.sent_at_s if record else 0.0
 
     def check(self) -> None:
         """Assert the invariants."""

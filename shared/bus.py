@@ -10,10 +10,12 @@ What holds on every implementation:
   gateway finds its requests missing, and a new term of leadership has a larger epoch all the same.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.dead_letters import Case, DeadLetter, FiledLetter
+from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, RequestId, StepId, WorkerId
 from shared.messages import (
     Attach,
     Cancel,
@@ -26,6 +28,7 @@ from shared.messages import (
     WorkerCapabilities,
     WorkerStatus,
 )
+from shared.usage import HourlyUsage, UsageRecord
 
 RESULT_RETENTION = 8192
 """Results kept per worker, at least: a minute at 125 steps/s, which bounds how late a gateway can fill a gap. Of those
@@ -52,18 +55,32 @@ class Delivery(NamedTuple):
     Attributes:
         entry: Names the entry to the bus; opaque to others.
         message: The message, or None if the bytes are none (then `error` says why).
+        data: Those bytes.
+        case: What is held against the request, where it comes from an earlier leader.
     """
 
     entry: str
     message: Inbound | None
     error: str = ""
+    data: bytes = b""
+    case: Case | None = None
 
 
 class LoggedResult(NamedTuple):
-    """One entry of a result stream; a seal has no result."""
+    """One entry of a result stream; a seal has no result, and neither have bytes that are none.
+
+    Attributes:
+        error: Why they are none.
+        data: Those bytes.
+    """
 
     step: StepId
     result: StepResult | None
+    error: str = ""
+    data: bytes = b""
+
+
+NO_USAGE: Mapping[str, UsageRecord] = MappingProxyType({})
 
 
 class GatewayBus(Protocol):
@@ -117,6 +134,12 @@ class GatewayBus(Protocol):
     async def pool_status(self) -> PoolStatus | None:
         """The leading scheduler's word, or None while nobody leads."""
 
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
+
     async def close(self) -> None:
         """Release the connections."""
 
@@ -136,8 +159,27 @@ class SchedulerBus(Protocol):
     async def receive(self, *, timeout_s: float) -> list[Delivery]:
         """New messages, oldest first within each stream; empty after the timeout."""
 
-    async def finish(self, entries: Iterable[str]) -> None:
-        """End these messages: they will not be delivered again."""
+    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
+        """End these messages: they will not be delivered again.
+
+        Args:
+            entries: Their entries.
+            usage: By entry, what its request used; counted once, even if the entry is finished again.
+        """
+
+    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
+        """Remember, until these entries are finished, what is held against their requests.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+
+    async def bury(self, entry: str, letter: DeadLetter) -> None:
+        """Keep a dead letter, and close its entry's case. The same entry again does nothing.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
 
     async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
         """Append to a worker's plan stream. The same id again is a retry and does nothing.
@@ -175,6 +217,22 @@ class SchedulerBus(Protocol):
         """Release the connections."""
 
 
+class DeadLetterBox(Protocol):
+    """What a person does with the dead letters of a pool. Asynchronous."""
+
+    async def letters(self, *, limit: int) -> list[FiledLetter]:
+        """The newest, the newest first. Those that cannot be read any more are left out."""
+
+    async def letter(self, letter_id: str) -> FiledLetter | None:
+        """One of them."""
+
+    async def drop(self, letter_ids: Iterable[str]) -> int:
+        """Throw them away; says how many there were."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+
 class WorkerBus(Protocol):
     """What a worker does on the bus. Blocking; each method is used by one thread at a time."""
 
@@ -187,14 +245,15 @@ class WorkerBus(Protocol):
     def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
         """Ask for work."""
 
-    def bye(self, worker: WorkerId) -> None:
-        """Say that no further plan will be executed."""
+    def bye(self, worker: WorkerId, *, error: str = "") -> None:
+        """Say that no further plan will be executed, and why, if it is because of an error."""
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
         """Plans above `after`, in order; empty after the timeout.
 
         Raises:
             SealedError: the stream has been sealed.
+            MessageError: a plan cannot be read; it is among the dead letters.
             BusUnavailableError: Redis does not answer.
         """
 

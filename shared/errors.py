@@ -12,6 +12,7 @@ PagestreamError
 │   ├── RequestTooLargeError    413
 │   ├── KeyReusedError          422, an idempotency key that came with another request before
 │   ├── QueueFullError          429, with the seconds after which a retry makes sense
+│   ├── DeadlineUnreachableError  429, the same
 │   ├── StorageFullError        429
 │   └── ServiceUnavailableError 503
 ├── GrammarError            a grammar is wrong, is too large, or does not allow what follows it
@@ -40,6 +41,7 @@ class RequestError(PagestreamError):
 
     status = 400
     error_type = "invalid_request_error"
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -106,6 +108,17 @@ class QueueFullError(RequestError):
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message, code="queue_full")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineUnreachableError(RequestError):
+    """What is asked for cannot be had in the time that the client gives."""
+
+    status = 429
+    error_type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, param="deadline_ms", code="deadline_unreachable")
         self.retry_after_s = retry_after_s
 
 

@@ -52,6 +52,25 @@ class PoolKeys:
         """Counter behind worker ids."""
         return self._key("wseq")
 
+    @property
+    def cases(self) -> str:
+        """Hash from an entry of the inbox to its `Case`, with a TTL. A field lives until its entry is finished."""
+        return self._key("cases")
+
+    @property
+    def dead_letters(self) -> str:
+        """Stream of `DeadLetter`, trimmed by length."""
+        return self._key("dlq")
+
+    def usage(self, hour: int) -> str:
+        """Hash of one hour (unix time / 3600): `<API key's id> <counter>` to a sum. With a TTL."""
+        return self._key(f"usage:{hour}")
+
+    @property
+    def usage_log(self) -> str:
+        """Stream of `UsageRecord`, one for each request that ended; trimmed by length, with a TTL."""
+        return self._key("usage:log")
+
     def plans(self, worker: WorkerId) -> str:
         """Stream of `StepPlan`; ids are step ids; the last may be a seal."""
         return self._key(f"plan:{worker}")

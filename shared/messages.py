@@ -50,6 +50,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
         priority: Lower runs first.
         cache_salt: Prefixes are shared only between requests of the same salt.
         told: Of each choice, in a request that is submitted again. The output goes on after it.
+        deadline_ms: Unix time at which nobody wants the answer any more; 0 for never.
+        api_key_id: Whose usage it is; empty where no key is wanted.
     """
 
     request_id: RequestId
@@ -61,6 +63,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
     priority: int = 0
     cache_salt: str = ""
     told: tuple[Told, ...] = ()
+    deadline_ms: int = 0
+    api_key_id: str = ""
 
     def __post_init__(self) -> None:
         """See that there is a prompt.
@@ -78,11 +82,13 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel", tag_field=
     Attributes:
         choice: One choice, or None for all of them.
         reason: For the log: "disconnect", "stop", "timeout", ...
+        delivered: By choice of those meant, output tokens that the client was given; empty if that is not known.
     """
 
     request_id: RequestId
     reason: str
     choice: int | None = None
+    delivered: tuple[int, ...] = ()
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True, tag="attach", tag_field="t"):
@@ -142,9 +148,14 @@ class WorkerHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_fi
 
 
 class WorkerBye(msgspec.Struct, frozen=True, kw_only=True, tag="bye", tag_field="t"):
-    """A worker stops on purpose; it executes no further plan."""
+    """A worker stops; it executes no further plan.
+
+    Attributes:
+        error: What broke, if it does not stop on purpose.
+    """
 
     worker_id: WorkerId
+    error: str = ""
 
 
 class Admitted(msgspec.Struct, frozen=True, array_like=True):
@@ -198,11 +209,12 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
-    """The terminal event of a choice that could not be served: an HTTP status and the reason."""
+    """The terminal event of a choice that could not be served: an HTTP status, the reason, and OpenAI's `code`."""
 
     handle: Handle
     status: int
     message: str
+    code: str = ""
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -324,6 +336,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
         requests_per_s: Requests finished per second lately, for Retry-After.
         kv_cache_unused_ratio: Slots that no token has, of all slots of held blocks.
         workers: What each live worker is.
+        num_waiting_tokens: Tokens that are to be computed before the last that waits has its first output token.
+        tokens_per_s: How fast the workers compute at their best, all together; 0 while that is not known.
     """
 
     epoch: int
@@ -340,6 +354,8 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache_hits: int = 0
     kv_cache_unused_ratio: float = 0.0
     workers: dict[WorkerId, WorkerCapabilities] = {}
+    num_waiting_tokens: int = 0
+    tokens_per_s: float = 0.0
 
 
 Inbound = Submit | Cancel | Attach | WorkerHello | WorkerBye
@@ -382,4 +398,7 @@ def decode_inbound(data: bytes) -> Inbound:
     Raises:
         MessageError: another version, or no such message.
     """
-    return decode(data, Inbound)  # type: ignore[arg-type]
+    message: Inbound = decode(data, Inbound)  # type: ignore[arg-type]
+    if isinstance(message, Submit) and (len(message.prompt) % 4 or not message.prompt or message.sampling.n < 1):
+        raise MessageError(f"a Submit of {len(message.prompt)} bytes of prompt and {message.sampling.n} choices")
+    return message

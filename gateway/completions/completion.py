@@ -1,5 +1,6 @@
 """One API call from its submission to its end, whoever ends it: the model, a stop string, an error or the client."""
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.completions.best_of import keep_best
+from gateway.completions.expiry import expire
 from gateway.completions.output_draft import OutputDraft
 from gateway.completions.prompt_report import echo, is_told, prompt_of
 from gateway.completions.submission import PreparedPrompt, Submission
@@ -27,7 +29,7 @@ from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
 from shared.admission import queue_full
 from shared.bus import GatewayBus
-from shared.ids import RequestId, StepId, WorkerId
+from shared.ids import StepId, WorkerId
 from shared.messages import Cancel, Fault, PoolStatus, Submit
 from shared.sampling import FinishCode
 
@@ -151,6 +153,7 @@ class Completion:
         self._early: list[ChoiceDelta] = []
         self._unechoed = {choice for choice in range(submission.num_choices) if self._prompt_at(choice).echo}
         self._finish_reason: FinishReason | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -190,6 +193,7 @@ class Completion:
             choices = self._stream.choices[i * n : (i + 1) * n]
             await self._shared.in_flight.submit(message, choices, max_requests=self._shared.max_requests)
         self._is_accepted = True
+        self._expiry = expire(self._stream, self._submission.deadline_ms)
         self._shared.metrics.prompt_tokens.inc(self.usage.prompt_tokens)
 
     @property
@@ -252,8 +256,10 @@ class Completion:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._shared.router.close(self._stream)
-        cancel = partial(self._cancel, self._forget(), reason)
+        cancel = partial(self._cancel, self._forget(reason))
         if self.journal is None:
             cancel()
         elif self.is_done:
@@ -265,19 +271,21 @@ class Completion:
         if self._is_accepted:
             self._report(self._finish_reason if self.is_done and self._finish_reason else reason)
 
-    def _forget(self) -> list[RequestId]:
-        """Submit nothing of it again. Returns the requests that may still be running."""
+    def _forget(self, reason: str) -> list[Cancel]:
+        """Submit nothing of it again. Returns what cancels the requests that may still be running."""
         n = self._submission.num_choices_per_prompt
-        running = []
+        cancels = []
         for i, message in enumerate(self._messages[: self._num_sent]):
+            choices = self._choices[i * n : (i + 1) * n]
             may_run_again = self._shared.in_flight.forget(message.request_id)
-            if may_run_again or not all(choice.is_finished for choice in self._choices[i * n : (i + 1) * n]):
-                running.append(message.request_id)
-        return running
+            if may_run_again or not all(choice.is_finished for choice in choices):
+                delivered = tuple(choice.num_tokens for choice in choices)
+                cancels.append(Cancel(request_id=message.request_id, reason=reason, delivered=delivered))
+        return cancels
 
-    def _cancel(self, request_ids: Sequence[RequestId], reason: str) -> None:
-        for request_id in request_ids:
-            self._shared.router.cancel(Cancel(request_id=request_id, reason=reason))
+    def _cancel(self, cancels: Sequence[Cancel]) -> None:
+        for cancel in cancels:
+            self._shared.router.cancel(cancel)
 
     def _lose(self) -> None:
         """Somebody else goes on with this call."""
@@ -340,7 +348,8 @@ class Completion:
             self._stream.choices[place].stop()
             prompt, choice = divmod(place, self._submission.num_choices_per_prompt)
             request_id = self._messages[prompt].request_id
-            self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice))
+            delivered = (self._choices[place].num_tokens,)
+            self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice, delivered=delivered))
 
     def _check_logprobs(self, delta: ChoiceDelta) -> None:
         is_asked = self._prompt_at(delta.choice).sampling.logprobs is not None

@@ -37,6 +37,8 @@ class Submission(NamedTuple):
         is_silent: No output is wanted, only what is told of the prompt.
         priority: Lower runs first.
         cache_salt: Prefixes are shared only among the same salt.
+        deadline_ms: Unix time at which the client stops waiting; 0 for never.
+        api_key_id: Whose usage it is.
     """
 
     completion_id: str
@@ -47,6 +49,8 @@ class Submission(NamedTuple):
     is_silent: bool = False
     priority: int = 0
     cache_salt: str = ""
+    deadline_ms: int = 0
+    api_key_id: str = ""
 
     @property
     def num_choices_per_prompt(self) -> int:
@@ -84,6 +88,8 @@ class Submission(NamedTuple):
                 arrived_ms=time.time_ns() // 1_000_000,
                 priority=self.priority,
                 cache_salt=self.cache_salt,
+                deadline_ms=self.deadline_ms,
+                api_key_id=self.api_key_id,
             )
             for i, prompt in enumerate(self.prompts)
         ]

@@ -21,6 +21,7 @@ async def create_embeddings(request: Request) -> Response:
     await gateway.completions.check_room(gateway.monitor.status)
 
     async def work() -> Response:
-        return json_response(await gateway.embeddings.embed(body, f"embd-{request.state.request_key}"))
+        name, api_key_id = f"embd-{request.state.request_key}", key_of(request).name
+        return json_response(await gateway.embeddings.embed(body, name, api_key_id=api_key_id))
 
     return WorkResponse(work)

@@ -43,12 +43,13 @@ class EmbeddingService:
         self._max_model_len = max_model_len
         self._pooling = pooling
 
-    async def embed(self, body: EmbeddingBody, name: str) -> EmbeddingList:
+    async def embed(self, body: EmbeddingBody, name: str, *, api_key_id: str = "") -> EmbeddingList:
         """The vectors of all inputs.
 
         Args:
             body: What is wanted.
             name: Of the call, new.
+            api_key_id: Whose usage it is.
 
         Raises:
             InvalidRequestError: an input does not fit the vocabulary or the context, or has too few dimensions.
@@ -57,7 +58,8 @@ class EmbeddingService:
         prompts = [await self._tokens(prompt, body) for prompt in body.input]
         data: list[EmbeddingObject] = []
         for start in range(0, len(prompts), _INPUTS_AT_ONCE):
-            for vector in await self._vectors(prompts[start : start + _INPUTS_AT_ONCE], body, f"{name}-{start}"):
+            part = self._submission(prompts[start : start + _INPUTS_AT_ONCE], body, f"{name}-{start}")
+            for vector in await self._vectors(part._replace(api_key_id=api_key_id)):
                 embedding = finished(vector, body.dimensions, body.encoding_format)
                 data.append(EmbeddingObject(len(data), embedding))
         num_tokens = sum(map(len, prompts))
@@ -83,9 +85,9 @@ class EmbeddingService:
             )
         return token_ids
 
-    async def _vectors(self, prompts: Sequence[Sequence[int]], body: EmbeddingBody, name: str) -> list[bytes]:
+    def _submission(self, prompts: Sequence[Sequence[int]], body: EmbeddingBody, name: str) -> Submission:
         sampling = SamplingParams(temperature=0.0, max_tokens=1, pooling=_POOLINGS[body.pooling or self._pooling])
-        submission = Submission(
+        return Submission(
             name,
             tuple(PreparedPrompt(token_ids, sampling) for token_ids in prompts),
             TextRules(),
@@ -93,12 +95,14 @@ class EmbeddingService:
             priority=body.priority,
             cache_salt=body.cache_salt,
         )
+
+    async def _vectors(self, submission: Submission) -> list[bytes]:
         completion = await self._completions.start(submission)
         try:
             await completion.collect()
             found = [vector for vector in completion.embeddings if vector is not None]
         finally:
             completion.close()
-        if len(found) < len(prompts):
+        if len(found) < len(submission.prompts):
             raise GenerationError("a worker of this pool makes no embeddings; all must be of this version")
         return found

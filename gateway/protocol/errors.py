@@ -13,7 +13,6 @@ from gateway.protocol.openai_responses import ErrorBody, ErrorDetail
 from shared.errors import (
     BusUnavailableError,
     InvalidRequestError,
-    QueueFullError,
     RequestError,
     ServiceUnavailableError,
 )
@@ -33,7 +32,7 @@ def error_of_fault(fault: Fault | None) -> RequestError:
     """What a choice's terminal fault means to the client."""
     if fault is None:
         return GenerationError("the request could not be finished")
-    error = GenerationError(fault.message)
+    error = GenerationError(fault.message, code=fault.code or None)
     error.status = fault.status
     if fault.status < HTTPStatus.INTERNAL_SERVER_ERROR:
         error.error_type = RequestError.error_type
@@ -73,7 +72,7 @@ def error_json(error: RequestError) -> bytes:
 def error_response(error: Exception) -> Response:
     """The response that ends a failed call."""
     known = as_request_error(error)
-    headers = {"retry-after": str(known.retry_after_s)} if isinstance(known, QueueFullError) else {}
+    headers = {"retry-after": str(known.retry_after_s)} if known.retry_after_s is not None else {}
     if known.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, HTTPException):

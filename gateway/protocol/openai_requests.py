@@ -103,6 +103,7 @@ class GenerationBody(SamplingFields, OutputFields):
     max_tokens: int | None = Field(default=None, ge=1)
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     cache_salt: str = Field(default="", max_length=1024)
+    deadline_ms: int | None = Field(default=None, ge=1, le=7 * 24 * 3600 * 1000)
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     echo: bool = False
     include_stop_str_in_output: bool = False

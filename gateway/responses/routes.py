@@ -62,7 +62,7 @@ async def create_response(request: Request) -> Response:
     draft = await gateway.responses.draft(body)
     if body.background:
         return await _in_background(gateway, draft, data)
-    completion = await gateway.responses.start(draft.submission)
+    completion = await gateway.responses.start(draft.submission._replace(api_key_id=key_of(request).name))
     if body.stream:
         return LiveStream(gateway.responses, draft.stored, completion)
 

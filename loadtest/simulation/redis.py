@@ -1,8 +1,9 @@
 """Redis as `shared.redis_bus` uses it: each method is one act of the server. Nothing here takes time or fails."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
+from shared.dead_letters import Case, DeadLetter
 from shared.errors import LeaseLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.memory_bus.state import Inbox, Stream
@@ -47,6 +48,8 @@ class SimulatedRedis:
         self._changed = changed
         self.requests = Inbox("req")
         self.control = Inbox("ctl")
+        self.cases: dict[str, Case] = {}
+        self.letters: list[DeadLetter] = []
         self.plans: dict[WorkerId, Stream[StepPlan]] = {}
         self.results: dict[WorkerId, Stream[StepResult]] = {}
         self._seen: dict[str, tuple[float, object]] = {}
@@ -102,7 +105,8 @@ class SimulatedRedis:
 
     def recover(self, name: str) -> list[Delivery]:
         """ADOPT, and read what is pending."""
-        return self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
+        found = self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
+        return [delivery._replace(case=self.cases.get(delivery.entry)) for delivery in found]
 
     def receive(self, name: str) -> list[Delivery]:
         """ADOPT, and XREADGROUP."""
@@ -116,8 +120,22 @@ class SimulatedRedis:
     def finish(self, entries: Iterable[str]) -> None:
         """FINISH."""
         for entry in entries:
+            self.cases.pop(entry, None)
             self.requests.pending.pop(entry, None)
             self.control.pending.pop(entry, None)
+
+    def keep_cases(self, name: str, cases: Mapping[str, Case]) -> None:
+        """KEEP_CASES."""
+        self._check_leading(name)
+        self.cases |= cases
+
+    def bury(self, name: str, entry: str, letter: DeadLetter) -> None:
+        """BURY."""
+        self._check_leading(name)
+        closed = Case(is_closed=True)
+        if self.cases.get(entry) != closed:
+            self.letters.append(letter)
+            self.cases[entry] = closed
 
     def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
         """XADD under an id of ours; there already, it is a retry."""
@@ -212,6 +230,10 @@ class SimulatedRedis:
             self.emit(writer, step, result)
         except SealedError as error:
             raise LeaseLostError(str(error)) from error
+
+    def _check_leading(self, name: str) -> None:
+        if self._get("lead") != name:
+            raise LeaseLostError(f"{name} does not lead")
 
     def left(self) -> list[str]:
         """What of requests is still there."""

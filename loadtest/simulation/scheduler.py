@@ -2,7 +2,7 @@
 
 from loadtest.simulation.kernel import Call, Kernel, Process, Signal, Steps, Task
 from loadtest.simulation.redis import INBOX, SimulatedRedis
-from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.term import Term
 from shared.bus import HEARTBEAT_INTERVAL_S
@@ -93,6 +93,11 @@ class SchedulerProcess(Process):
                 self._start(self._receive(term))
             case Emit(writer, step, result):
                 return Call(redis.emit_faults, writer, step, result)
+            case KeepCases(cases):
+                return Call(redis.keep_cases, self.name, cases)
+            case Bury(entry, letter):
+                self.tell("buries %s: %s", entry, letter.reason)
+                return Call(redis.bury, self.name, entry, letter)
             case Finish(entries):
                 self.tell("finishes %s", entries)
                 return Call(redis.finish, entries)

@@ -9,13 +9,14 @@ import uuid
 from collections.abc import Callable
 
 from shared.ids import GatewayId
+from shared.memory_bus.dead_letters import MemoryDeadLetterBox
 from shared.memory_bus.gateway import MemoryGatewayBus
 from shared.memory_bus.scheduler import MemorySchedulerBus
 from shared.memory_bus.state import PoolState
 from shared.memory_bus.worker import MemoryWorkerBus
 from shared.messages import TokenBatch
 
-__all__ = ["MemoryBus", "MemoryGatewayBus", "MemorySchedulerBus", "MemoryWorkerBus"]
+__all__ = ["MemoryBus", "MemoryDeadLetterBox", "MemoryGatewayBus", "MemorySchedulerBus", "MemoryWorkerBus"]
 
 
 class MemoryBus:
@@ -43,6 +44,10 @@ class MemoryBus:
     def scheduler(self, name: str) -> "MemorySchedulerBus":
         """A scheduler's side. The name stands for one process: equal names share the lease."""
         return MemorySchedulerBus(self._state, name)
+
+    def dead_letters(self) -> "MemoryDeadLetterBox":
+        """The dead letters."""
+        return MemoryDeadLetterBox(self._state)
 
     def worker(self) -> "MemoryWorkerBus":
         """A worker's side."""

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from shared.admission import queue_full
-from shared.ids import GatewayId, StepId, WorkerId
+from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.memory_bus.state import PoolState
 from shared.messages import Attach, Cancel, PoolStatus, Submit, TokenBatch
+from shared.usage import HourlyUsage, UsageRecord, hourly
 
 
 class MemoryGatewayBus:
@@ -123,6 +124,17 @@ class MemoryGatewayBus:
             if self._state.status is None or not self._state.is_live(self._state.status[0]):
                 return None
             return self._state.status[1]
+
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+        with self._state.changed:
+            return [line for hour in hours for line in hourly(hour, self._state.usage.get(hour, {}))]
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
+        with self._state.changed:
+            newest_first = reversed(self._state.usage_records)
+            return next((record for record in newest_first if record.request_id == request_id), None)
 
     async def close(self) -> None:
         """Be gone at once, as after a missed heartbeat."""

@@ -1,13 +1,15 @@
 """A scheduler's side of the in-memory bus."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from shared.bus import PLAN_RETENTION, Delivery, LoggedResult
+from shared.bus import NO_USAGE, PLAN_RETENTION, Delivery, LoggedResult
+from shared.dead_letters import Case, DeadLetter
 from shared.errors import LeaseLostError, SealedError
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.memory_bus.state import PoolState, Stream
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus
+from shared.usage import HOUR_S, UsageRecord, sums_of
 
 
 class MemorySchedulerBus:
@@ -39,7 +41,8 @@ class MemorySchedulerBus:
         """All that earlier leaders received and did not finish, oldest first."""
         with self._state.changed:
             requests = self._state.requests.adopt(self._name, own=True)
-            return requests + self._state.control.adopt(self._name, own=True)
+            found = requests + self._state.control.adopt(self._name, own=True)
+            return [delivery._replace(case=self._state.cases.get(delivery.entry)) for delivery in found]
 
     async def receive(self, *, timeout_s: float) -> list[Delivery]:
         """New messages, oldest first within requests and within control messages; empty after the timeout."""
@@ -54,12 +57,41 @@ class MemorySchedulerBus:
             found += inbox.take(self._name)
         return found
 
-    async def finish(self, entries: Iterable[str]) -> None:
-        """End these messages: they will not be delivered again."""
-        with self._state.changed:
+    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
+        """End these messages: they will not be delivered again. Usage is counted once."""
+        state = self._state
+        with state.changed:
             for entry in entries:
-                self._state.requests.pending.pop(entry, None)
-                self._state.control.pending.pop(entry, None)
+                state.control.pending.pop(entry, None)
+                state.cases.pop(entry, None)
+                if state.requests.pending.pop(entry, None) and entry in usage:
+                    state.usage_records.append(usage[entry])
+                    sums = state.usage.setdefault(int(time.time()) // HOUR_S, {})
+                    for name, count in sums_of(usage[entry]).items():
+                        sums[name] = sums.get(name, 0) + count
+
+    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
+        """Remember, until these entries are finished, what is held against their requests.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+        with self._state.changed:
+            self._check_leading()
+            self._state.cases |= cases
+
+    async def bury(self, entry: str, letter: DeadLetter) -> None:
+        """Keep a dead letter, and close its entry's case. The same entry again does nothing.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+        state, closed = self._state, Case(is_closed=True)
+        with state.changed:
+            self._check_leading()
+            if state.cases.get(entry) != closed:
+                state.add_letter(letter)
+                state.cases[entry] = closed
 
     async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
         """Append to a worker's plan stream. The same id again is a retry and does nothing.
@@ -131,6 +163,10 @@ class MemorySchedulerBus:
         """Tell everybody how the pool is."""
         with self._state.changed:
             self._state.status = (self._state.clock(), status)
+
+    def _check_leading(self) -> None:
+        if self._state.leader is None or self._state.leader[1] != self._name:
+            raise LeaseLostError("another scheduler leads")
 
     async def close(self) -> None:
         """There is nothing to release."""

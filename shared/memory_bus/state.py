@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, SEALED_TTL_S, Delivery
+from shared.dead_letters import DEAD_LETTERS_KEPT, Case, DeadLetter
 from shared.errors import LogLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
 from shared.messages import Inbound, PoolStatus, StepPlan, StepResult, TokenBatch, WorkerStatus
+from shared.usage import RECORDS_KEPT, UsageRecord
 
 _T = TypeVar("_T")
 
@@ -92,6 +95,11 @@ class PoolState:
         self.results: dict[WorkerId, Stream[StepResult]] = {}
         self.sealed_at: dict[WorkerId, float] = {}
         self.feeds: dict[GatewayId, list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenBatch]]]] = {}
+        self.cases: dict[str, Case] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.num_letters = 0
+        self.usage: dict[int, dict[str, int]] = {}
+        self.usage_records: deque[UsageRecord] = deque(maxlen=RECORDS_KEPT)
         self.worker_status: dict[WorkerId, tuple[float, WorkerStatus]] = {}
         self.gateway_seen: dict[GatewayId, float] = {}
         self.status: tuple[float, PoolStatus] | None = None
@@ -134,6 +142,13 @@ class PoolState:
         """Give a writer its streams, if it has none; their ids are above `after`."""
         self.results.setdefault(writer, Stream(RESULT_RETENTION, after))
         self.plans.setdefault(writer, Stream(PLAN_RETENTION, after))
+
+    def add_letter(self, letter: DeadLetter) -> None:
+        """Keep a dead letter; the oldest may give way."""
+        self.num_letters += 1
+        self.letters[f"{letter.at_ms}-{self.num_letters}"] = letter
+        if len(self.letters) > DEAD_LETTERS_KEPT:
+            del self.letters[next(iter(self.letters))]
 
     def emit(self, writer: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
         """Append to the log and publish, as one act.

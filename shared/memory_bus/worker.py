@@ -26,11 +26,11 @@ class MemoryWorkerBus:
             self._state.control.add(WorkerHello(worker_id=worker, capabilities=capabilities))
             self._state.notify()
 
-    def bye(self, worker: WorkerId) -> None:
-        """Say that no further plan will be executed."""
+    def bye(self, worker: WorkerId, *, error: str = "") -> None:
+        """Say that no further plan will be executed, and why, if it is because of an error."""
         with self._state.changed:
             self._state.worker_status.pop(worker, None)
-            self._state.control.add(WorkerBye(worker_id=worker))
+            self._state.control.add(WorkerBye(worker_id=worker, error=error))
             self._state.notify()
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:

@@ -10,11 +10,12 @@ from typing import Self
 from shared.admission import queue_full
 from shared.bus import LIVENESS_TTL_S
 from shared.errors import BusUnavailableError, MessageError
-from shared.ids import GatewayId, StepId, WorkerId
+from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import Attach, Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
 from shared.redis_bus.connection import AsyncConnection, server_process
 from shared.redis_bus.scripts import ADMIT, HELD
+from shared.usage import HourlyUsage, UsageRecord, decode_usage, hourly
 
 _log = logging.getLogger(__name__)
 
@@ -128,8 +129,16 @@ class RedisGatewayBus:
             for entry_id, (_, data) in entries:
                 after = StepId.parse(entry_id)
                 if not after.is_seal:
-                    batches += [b for b in decode(data, StepResult).batches if b.gateway_id == self._gateway_id]
+                    batches += self._ours(writer, after, data)
         return after, batches
+
+    def _ours(self, writer: WorkerId, step: StepId, data: bytes) -> list[TokenBatch]:
+        """Our part of a result. Of one that cannot be read there is none: its writer is sealed, and others make up."""
+        try:
+            return [batch for batch in decode(data, StepResult).batches if batch.gateway_id == self._gateway_id]
+        except MessageError as error:
+            _log.warning("result %s of %s cannot be read: %s", step, writer, error)
+            return []
 
     async def writers(self) -> list[WorkerId]:
         """Everyone whose log may hold something for us, the dead included."""
@@ -145,6 +154,28 @@ class RedisGatewayBus:
         """The leading scheduler's word, or None while nobody leads."""
         data = await self._commands.call("GET", self._keys.status, is_repeatable=True)
         return decode(data, PoolStatus) if data is not None else None
+
+    async def usage(self, hours: range) -> list[HourlyUsage]:
+        """What requests used that ended in these hours (unix time / 3600), in order; nothing of hours without any."""
+        found: list[HourlyUsage] = []
+        for hour in hours:
+            fields = await self._logs.call("HGETALL", self._keys.usage(hour), is_repeatable=True)
+            names, counts = fields[::2], fields[1::2]
+            found += hourly(hour, {name.decode(): int(count) for name, count in zip(names, counts, strict=True)})
+        return found
+
+    async def usage_of(self, request_id: RequestId) -> UsageRecord | None:
+        """What one request used, if it has ended not long ago."""
+        last = "+"
+        while page := await self._logs.call(
+            "XREVRANGE", self._keys.usage_log, last, "-", "COUNT", _PAGE, is_repeatable=True
+        ):
+            for entry_id, (_, data) in page:
+                last = f"({entry_id.decode()}"
+                record = decode_usage(data)
+                if record.request_id == request_id:
+                    return record
+        return None
 
     async def close(self) -> None:
         """Release the connections. What `feed` holds is released when its iteration is closed."""

@@ -5,17 +5,22 @@ works on: a cancelled or broken read, and a former leader that was still waiting
 repaired by reading our own pending entries again, the second by taking over those of others, once a second.
 """
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import redis
 
 from shared.bus import Delivery
+from shared.dead_letters import Case, decode_record
 from shared.errors import BusUnavailableError, MessageError
 from shared.keys import GROUP, PoolKeys
 from shared.messages import decode_inbound
 from shared.redis_bus.connection import Argument, AsyncConnection, block
 from shared.redis_bus.scripts import ADOPT, FINISH
+from shared.usage import HOUR_S, RECORDS_KEPT, USAGE_TTL_S, UsageRecord, encode_usage, sums_of
+
+_log = logging.getLogger(__name__)
 
 _PAGE = 256
 _ADOPTION_INTERVAL_S = 1.0
@@ -58,7 +63,9 @@ class RedisInbox:
         """All that was delivered to anybody and is not finished, oldest first."""
         self._held.clear()
         await self._adopt()
-        return await self._reread()
+        found = await self._reread()
+        cases = await self._cases()
+        return [delivery._replace(case=cases.get(delivery.entry)) for delivery in found]
 
     async def receive(self, timeout_s: float) -> list[Delivery]:
         """New entries; empty after the timeout."""
@@ -75,15 +82,17 @@ class RedisInbox:
             return found
         return await self._read_new(timeout_s)
 
-    async def finish(self, entries: Iterable[str]) -> None:
-        """Acknowledge and delete."""
-        ids: dict[str, list[Argument]] = {}
+    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord]) -> None:
+        """Acknowledge and delete, and count what was used."""
+        arguments: dict[str, list[Argument]] = {}
         done = list(entries)
         for entry in done:
             stream, _, entry_id = entry.partition(":")
-            ids.setdefault(stream, []).append(entry_id)
-        for stream, stream_ids in ids.items():
-            await self._commands.run(FINISH, [self._streams[stream]], GROUP, *stream_ids)
+            arguments.setdefault(stream, []).extend([entry_id, *_charge(usage.get(entry))])
+        hour = self._keys.usage(int(time.time()) // HOUR_S)
+        for stream, rest in arguments.items():
+            keys = [self._streams[stream], self._keys.cases, hour, self._keys.usage_log]
+            await self._commands.run(FINISH, keys, GROUP, stream, USAGE_TTL_S, RECORDS_KEPT, *rest)
         self._held.difference_update(done)
 
     async def close(self) -> None:
@@ -133,6 +142,17 @@ class RedisInbox:
         self._must_reread = False
         return [delivery for name, entries in pages for delivery in self._deliver(name, entries)]
 
+    async def _cases(self) -> dict[str, Case]:
+        """What earlier leaders held against requests. A case that cannot be read is forgotten."""
+        fields = await self._commands.call("HGETALL", self._keys.cases, is_repeatable=True)
+        cases = {}
+        for entry, data in zip(fields[::2], fields[1::2], strict=True):
+            try:
+                cases[entry.decode()] = decode_record(data, Case)
+            except MessageError as error:
+                _log.warning("the case of %s cannot be read: %s", entry.decode(), error)
+        return cases
+
     async def _own_pending(self, stream: str, after: Argument) -> list[_Entry]:
         command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, "STREAMS", stream, after)
         reply = await self._commands.call(*command, is_repeatable=True)
@@ -146,8 +166,17 @@ class RedisInbox:
             if entry in self._held:
                 continue
             self._held.add(entry)
+            data = fields[1] if fields else b""
             try:
-                found.append(Delivery(entry, decode_inbound(fields[1] if fields else b"")))
+                found.append(Delivery(entry, decode_inbound(data)))
             except MessageError as error:
-                found.append(Delivery(entry, None, str(error)))
+                found.append(Delivery(entry, None, str(error), data))
         return found
+
+
+def _charge(record: UsageRecord | None) -> list[Argument]:
+    """What `finish.lua` reads of one entry's usage."""
+    if record is None:
+        return ["", 0]
+    sums = sums_of(record)
+    return [encode_usage(record), len(sums), *(word for name, count in sums.items() for word in (name, count))]

@@ -1,20 +1,25 @@
 """A scheduler's side of the bus on Redis."""
 
+import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import redis
 
-from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, SEALED_TTL_S, Delivery, LoggedResult
-from shared.errors import LeaseLostError
+from shared.bus import LIVENESS_TTL_S, NO_USAGE, PLAN_RETENTION, SEALED_TTL_S, Delivery, LoggedResult
+from shared.dead_letters import CASE_TTL_S, DEAD_LETTERS_KEPT, Case, DeadLetter, encode_record
+from shared.errors import LeaseLostError, MessageError
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
-from shared.redis_bus.connection import AsyncConnection, block
+from shared.redis_bus.connection import Argument, AsyncConnection, block
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
-from shared.redis_bus.scripts import EMIT, LEASE, REGISTER, RESIGN, SEAL
+from shared.redis_bus.scripts import BURY, EMIT, KEEP_CASES, LEASE, REGISTER, RESIGN, SEAL, Script
+from shared.usage import UsageRecord
+
+_log = logging.getLogger(__name__)
 
 _TTL_MS = int(LIVENESS_TTL_S * 1000)
 _PAGE = 64
@@ -69,9 +74,28 @@ class RedisSchedulerBus:
         """New messages, oldest first within each stream; empty after the timeout."""
         return await self._inbox.receive(timeout_s)
 
-    async def finish(self, entries: Iterable[str]) -> None:
-        """End these messages: they will not be delivered again."""
-        await self._inbox.finish(entries)
+    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
+        """End these messages: they will not be delivered again. Usage is counted once."""
+        await self._inbox.finish(entries, usage)
+
+    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
+        """Remember, until these entries are finished, what is held against their requests.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+        fields = [word for entry, case in cases.items() for word in (entry, encode_record(case))]
+        await self._run_as_leader(KEEP_CASES, [self._keys.cases, self._keys.lead], CASE_TTL_S, *fields)
+
+    async def bury(self, entry: str, letter: DeadLetter) -> None:
+        """Keep a dead letter, and close its entry's case. The same entry again does nothing.
+
+        Raises:
+            LeaseLostError: another scheduler leads.
+        """
+        keys = [self._keys.dead_letters, self._keys.cases, self._keys.lead]
+        closed = encode_record(Case(is_closed=True))
+        await self._run_as_leader(BURY, keys, entry, encode_record(letter), closed, DEAD_LETTERS_KEPT, CASE_TTL_S)
 
     async def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
         """Append to a worker's plan stream. The same id again is a retry and does nothing.
@@ -99,7 +123,7 @@ class RedisSchedulerBus:
         command = ("XREAD", "COUNT", _PAGE, *block(timeout_s), "STREAMS", self._keys.results(worker), str(after))
         reply = await reader.call(*command, wait_s=timeout_s, is_repeatable=True)
         results = [_logged(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
-        if results and results[-1].result is None:
+        if results and results[-1].step.is_seal:
             del self._results[worker]
             await reader.close()
         return results
@@ -140,7 +164,14 @@ class RedisSchedulerBus:
         writers = await self.writers()
         keys = map(self._keys.worker, writers)
         data = await self._commands.call("MGET", *keys, is_repeatable=True) if writers else []
-        return {w: decode(status, WorkerStatus) for w, status in zip(writers, data, strict=True) if status is not None}
+        workers = {}
+        for writer, status in zip(writers, data, strict=True):
+            try:
+                if status is not None:
+                    workers[writer] = decode(status, WorkerStatus)
+            except MessageError as error:
+                _log.warning("worker %s cannot be understood, and gets no work: %s", writer, error)
+        return workers
 
     async def writers(self) -> list[WorkerId]:
         """Everyone, dead or alive, whose result stream may still be there."""
@@ -158,6 +189,14 @@ class RedisSchedulerBus:
         """Tell everybody how the pool is."""
         await self._commands.call("SET", self._keys.status, encode(status), "PX", _TTL_MS, is_repeatable=True)
 
+    async def _run_as_leader(self, script: Script, keys: list[str], *arguments: Argument) -> None:
+        try:
+            await self._commands.run(script, keys, self._name, *arguments)
+        except redis.ResponseError as error:
+            if not str(error).startswith("LOST"):
+                raise
+            raise LeaseLostError("another scheduler leads") from error
+
     async def close(self) -> None:
         """Release the connections."""
         await self._inbox.close()
@@ -168,4 +207,9 @@ class RedisSchedulerBus:
 
 def _logged(entry_id: bytes, fields: list[bytes]) -> LoggedResult:
     step = StepId.parse(entry_id)
-    return LoggedResult(step, None if step.is_seal else decode(fields[1], StepResult))
+    if step.is_seal:
+        return LoggedResult(step, None)
+    try:
+        return LoggedResult(step, decode(fields[1], StepResult))
+    except MessageError as error:
+        return LoggedResult(step, None, str(error), fields[1])

@@ -1,12 +1,14 @@
 """A worker's side of the bus on Redis: blocks in the calling thread."""
 
 import secrets
+import time
 from typing import Self
 
 import redis
 
 from shared.bus import LIVENESS_TTL_S
-from shared.errors import SealedError
+from shared.dead_letters import DEAD_LETTERS_KEPT, Cause, DeadLetter, encode_record
+from shared.errors import MessageError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import (
@@ -64,16 +66,17 @@ class RedisWorkerBus:
         message = encode(WorkerHello(worker_id=worker, capabilities=capabilities))
         self._commands.call("XADD", self._keys.control, "*", "d", message)
 
-    def bye(self, worker: WorkerId) -> None:
-        """Say that no further plan will be executed."""
+    def bye(self, worker: WorkerId, *, error: str = "") -> None:
+        """Say that no further plan will be executed, and why, if it is because of an error."""
         self._commands.call("DEL", self._keys.worker(worker), is_repeatable=True)
-        self._commands.call("XADD", self._keys.control, "*", "d", encode(WorkerBye(worker_id=worker)))
+        self._commands.call("XADD", self._keys.control, "*", "d", encode(WorkerBye(worker_id=worker, error=error)))
 
     def read_plans(self, worker: WorkerId, after: StepId, *, timeout_s: float) -> list[tuple[StepId, StepPlan]]:
         """Plans above `after`, in order; empty after the timeout.
 
         Raises:
             SealedError: the stream has been sealed.
+            MessageError: a plan cannot be read; it is among the dead letters.
             BusUnavailableError: Redis does not answer.
         """
         command = ("XREAD", *block(timeout_s), "STREAMS", self._keys.plans(worker), str(after))
@@ -83,7 +86,11 @@ class RedisWorkerBus:
             step = StepId.parse(entry_id)
             if step.is_seal:
                 raise SealedError(f"{worker} has been sealed")
-            plans.append((step, decode(fields[1], StepPlan)))
+            try:
+                plans.append((step, decode(fields[1], StepPlan)))
+            except MessageError as error:
+                self._bury(f"plan:{worker}:{step}", fields[1], str(error))
+                raise
         return plans
 
     def emit(self, worker: WorkerId, step: StepId, result: StepResult, *, previous: StepId = BEFORE_FIRST_STEP) -> None:
@@ -113,6 +120,12 @@ class RedisWorkerBus:
         """Release the connections."""
         for connection in (self._commands, self._plans, self._results):
             connection.close()
+
+    def _bury(self, source: str, data: bytes, reason: str) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        letter = DeadLetter(cause=Cause.UNREADABLE, source=source, message=data, reason=reason, at_ms=now_ms)
+        trim = ("MAXLEN", "~", DEAD_LETTERS_KEPT)
+        self._commands.call("XADD", self._keys.dead_letters, *trim, "*", "d", encode_record(letter))
 
     @staticmethod
     def _run(

@@ -52,7 +52,8 @@ class ScriptedPool:
         for step in itertools.count(log.last.step + 1 if log else 1):
             if self.status is not None:
                 await side.publish_status(self.status)
-            for entry, message, _ in await side.receive(timeout_s=self.step_s if rows else 0.02):
+            for delivery in await side.receive(timeout_s=self.step_s if rows else 0.02):
+                entry, message = delivery.entry, delivery.message
                 if isinstance(message, Submit):
                     self.submits.append(message)
                     rows += [_Row(message, entry, choice) for choice in range(message.sampling.n)]

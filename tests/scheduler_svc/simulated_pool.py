@@ -9,10 +9,12 @@ from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.fake_runner import FakeRunner, fake_token
 from scheduler_svc.scheduler import Scheduler
+from shared.dead_letters import Case, DeadLetter
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import FinishCode, Pooling, SamplingParams
+from shared.usage import UsageRecord
 
 VOCAB_SIZE = 32_000
 GATEWAY = GatewayId("g1")
@@ -36,6 +38,10 @@ def capabilities(**changes) -> WorkerCapabilities:
     return WorkerCapabilities(**settings | changes)
 
 
+class WorkerKilledError(Exception):
+    """The request that a worker computed has killed it."""
+
+
 @dataclass
 class SimulatedWorker:
     runner: FakeRunner
@@ -45,7 +51,16 @@ class SimulatedWorker:
 
 
 class SimulatedPool:
+    """Attributes:
+    poison: Position whose computation kills the worker, by request.
+    """
+
     def __init__(self, **worker_changes) -> None:
+        self.poison: dict[RequestId, int] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.cases: dict[str, Case] = {}
+        self.usage: dict[str, UsageRecord] = {}
+        self.num_deaths = 0
         self.core = Scheduler(Epoch(1))
         self.capabilities = capabilities(**worker_changes)
         self.workers: dict[WorkerId, SimulatedWorker] = {}
@@ -66,7 +81,7 @@ class SimulatedPool:
     def add_worker(self) -> WorkerId:
         self._num_workers += 1
         worker_id = WorkerId(f"w{self._num_workers}")
-        runner = FakeRunner(self.capabilities, length=length_of, vocab_size=VOCAB_SIZE)
+        runner = FakeRunner(self.capabilities, length=length_of, vocab_size=VOCAB_SIZE, hazard=self._compute)
         self.workers[worker_id] = SimulatedWorker(runner, DeliveryBook(worker_id))
         self.core.add_worker(worker_id, self.capabilities)
         return worker_id
@@ -119,7 +134,12 @@ class SimulatedPool:
             return False
         step, plan = worker.plans.popleft()
         worker.book.apply(plan)
-        output = worker.runner.step(plan)
+        try:
+            output = worker.runner.step(plan)
+        except WorkerKilledError:
+            self.num_deaths += 1
+            self.kill(worker_id)
+            return True
         self.num_computed += output.num_tokens
         worker.results.append((step, worker.book.result(step, output, compute_us=1)))
         return True
@@ -138,8 +158,21 @@ class SimulatedPool:
         """What was executed is in the sealed log; what was only planned is not."""
         while self.deliver(worker_id):
             pass
+        self.core.remove_worker(worker_id, death="killed", now_ms=0)
+        del self.workers[worker_id]
+        self._collect()
+
+    def leave(self, worker_id: WorkerId) -> None:
+        """As `kill`, but on purpose."""
+        while self.deliver(worker_id):
+            pass
         self.core.remove_worker(worker_id)
         del self.workers[worker_id]
+        self._collect()
+
+    def _compute(self, request_id, choice, positions, tokens) -> None:
+        if self.poison.get(request_id, -1) in positions:
+            raise WorkerKilledError
 
     def run(self) -> None:
         moved = True
@@ -149,7 +182,7 @@ class SimulatedPool:
                 while self.plan(worker_id):
                     moved = True
                 moved |= self.execute(worker_id)
-                moved |= self.deliver(worker_id)
+                moved |= worker_id in self.workers and self.deliver(worker_id)
 
     def output(self, request_id: RequestId, choice: int = 0) -> list[int]:
         return self.outputs.get((request_id, choice), [])
@@ -236,5 +269,9 @@ class SimulatedPool:
 
     def _collect(self) -> None:
         outcomes = self.core.take_outcomes()
+        assert not outcomes.letters.keys() & self.letters.keys()
+        self.cases |= outcomes.cases
+        self.letters |= outcomes.letters
+        self.usage |= outcomes.usage
         self.finished += outcomes.finished
         self.faults |= {fault.handle: fault.message for _, fault in outcomes.faults}

@@ -3,6 +3,7 @@ import statistics
 
 import pytest
 
+from scheduler_svc.occupancy import kv_cache_unused_ratio
 from shared.ids import RequestId
 from shared.messages import Cancel
 from shared.sampling import FinishCode
@@ -292,13 +293,13 @@ def test_a_preempted_sequence_waits_for_its_results_in_flight():
 def test_slots_that_no_token_has_are_counted() -> None:
     pool = SimulatedPool()
     worker = pool.add_worker()
-    assert pool.core.kv_cache_unused_ratio() == 0.0
+    assert kv_cache_unused_ratio(pool.core.workers.values()) == 0.0
     pool.submit([1, 2, 3, 4, 5])
     pool.submit([6, 7, 8])
     pool.plan(worker)
-    assert pool.core.kv_cache_unused_ratio() == (3 + 1) / (3 * 4)
+    assert kv_cache_unused_ratio(pool.core.workers.values()) == (3 + 1) / (3 * 4)
     pool.run()
-    assert pool.core.kv_cache_unused_ratio() == 0.0
+    assert kv_cache_unused_ratio(pool.core.workers.values()) == 0.0
 
 
 def test_a_shared_block_has_its_slots_once() -> None:
@@ -311,7 +312,7 @@ def test_a_shared_block_has_its_slots_once() -> None:
         pool.deliver(worker)
     held = sum(-(-sequence.num_computed_tokens // 4) for sequence in pool.core.workers[worker].running) - 2 * 2
     unused = sum(-sequence.num_computed_tokens % 4 for sequence in pool.core.workers[worker].running)
-    assert pool.core.kv_cache_unused_ratio() == unused / (held * 4) > 0
+    assert kv_cache_unused_ratio(pool.core.workers.values()) == unused / (held * 4) > 0
 
 
 def test_conversations_leave_few_slots_unused() -> None:
@@ -328,7 +329,7 @@ def test_conversations_leave_few_slots_unused() -> None:
     while pool.core.num_requests:
         pool.plan(worker)
         if pool.core.num_running == 32:
-            ratios.append(pool.core.kv_cache_unused_ratio())
+            ratios.append(kv_cache_unused_ratio(pool.core.workers.values()))
         pool.execute(worker)
         pool.deliver(worker)
     print(f"unused: {statistics.mean(ratios):.2%} of held slots, {max(ratios):.2%} at most, over {len(ratios)} plans")

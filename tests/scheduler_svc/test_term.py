@@ -1,9 +1,12 @@
 """One term of leadership, event by event: what it wants done, and in which order."""
 
-from scheduler_svc.effects import Announce, Effect, Emit, Finish, Follow, Seal, SendPlan, TakeOver
+import msgspec
+
+from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.term import Term
 from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
+from shared.dead_letters import Case, Cause
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import (
     Cancel,
@@ -14,6 +17,7 @@ from shared.messages import (
     WorkerBye,
     WorkerHello,
     WorkerStatus,
+    encode,
 )
 from shared.packing import pack_u16, pack_u32, unpack_u32
 from shared.sampling import FinishCode, SamplingParams
@@ -179,7 +183,68 @@ def test_requests_of_a_gateway_that_is_gone_are_cancelled_after_the_grace() -> N
     assert (fault.handle, fault.status) == (0, 503), "a gateway that was only stopped must end its client's wait"
 
 
-def test_an_undecodable_message_is_dropped_and_finished() -> None:
+def test_an_unreadable_message_is_a_dead_letter_and_its_sender_is_told() -> None:
     told = Told.leading()
-    told.term.receive([Delivery("1", None, "no message")], now_s=0.0)
-    assert told.wants() == [Finish(["1"])]
+    newer = b"\x09" + encode(submit())[1:]
+    told.term.receive([Delivery("1", None, "version 9", newer), Delivery("2", None, "nonsense", b"\x01?")], now_s=0.0)
+    first, second, emit, finish = told.wants()
+    assert isinstance(first, Bury)
+    assert (first.entry, first.letter.message, first.letter.gateway_id) == ("1", newer, GATEWAY)
+    assert isinstance(second, Bury)
+    assert (second.entry, second.letter.cause, second.letter.gateway_id) == ("2", Cause.UNREADABLE, "")
+    assert isinstance(emit, Emit)
+    (fault,) = [fault for batch in emit.result.batches for fault in batch.faults]
+    assert (fault.handle, fault.status, fault.code) == (0, 400, "unreadable_message")
+    assert finish == Finish(["1", "2"])
+
+
+def test_an_unreadable_result_ends_its_worker_and_nothing_behind_it_counts() -> None:
+    told = Told.leading(hello(NEW), submit())
+    (first, _) = [effect.step for effect in told.wants(SendPlan) if isinstance(effect, SendPlan)]
+    told.term.read(NEW, [LoggedResult(first, None, "no result", b"?"), tokens(NEW, first.next(), 5)])
+    bury, sealed = told.wants(Bury, Seal)
+    assert isinstance(bury, Bury)
+    assert (bury.letter.message, bury.letter.source) == (b"?", f"res:{NEW}:{first}")
+    assert sealed == Seal(NEW)
+    told.term.read(NEW, [seal(7)])
+    told.hears(hello(WorkerId("w-next")))
+    plans = [effect.plan for effect in told.wants(SendPlan) if isinstance(effect, SendPlan)]
+    assert [len(unpack_u32(admitted.tokens)) for plan in plans for admitted in plan.admitted] == [3]
+
+
+def test_a_deadline_ends_a_request_wherever_it_is() -> None:
+    told = Told.leading(msgspec.structs.replace(submit(), deadline_ms=2000, arrived_ms=500))
+    assert told.wants(Emit, Finish) == []
+    told.now_s = 2.0
+    emit, finish = told.wants(Emit, Finish)
+    assert isinstance(emit, Emit)
+    (fault,) = [fault for batch in emit.result.batches for fault in batch.faults]
+    assert (fault.status, fault.code) == (504, "deadline_exceeded")
+    assert fault.message == "The deadline of 1500 ms passed while it waited for a worker."
+    assert finish == Finish(["entry of Submit"])
+
+
+def test_a_worker_that_breaks_is_held_against_its_requests_before_they_are_planned_again() -> None:
+    told = Told.leading(hello(NEW), submit())
+    told.wants()
+    told.hears(WorkerBye(worker_id=NEW, error="out of memory"))
+    told.hears(hello(WorkerId("w-next")))
+    told.wants()
+    told.term.read(NEW, [seal(7)])
+    keep, plan, *_ = told.wants(KeepCases, SendPlan)
+    assert isinstance(keep, KeepCases)
+    ((entry, case),) = keep.cases.items()
+    assert (entry, case.num_open, case.deaths[0].reason) == ("entry of Submit", 1, "out of memory")
+    assert isinstance(plan, SendPlan)
+
+
+def test_a_request_that_an_earlier_leader_gave_up_is_told_so_and_not_computed() -> None:
+    told = Told()
+    told.wants()
+    told.term.take_over([Delivery("1", submit(), case=Case(is_closed=True))], now_s=0.0)
+    told.hears(hello(NEW))
+    emit, finish = told.wants(Emit, Finish, SendPlan, Bury)
+    assert isinstance(emit, Emit)
+    assert [fault.code for batch in emit.result.batches for fault in batch.faults] == ["request_failed_repeatedly"]
+    assert isinstance(finish, Finish)
+    assert "1" in finish.entries

@@ -1,12 +1,14 @@
 """What every bus promises, run against the one on Redis and the one in memory."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
-from shared.bus import GatewayBus, SchedulerBus, WorkerBus
+from shared.bus import DeadLetterBox, GatewayBus, LoggedResult, SchedulerBus, WorkerBus
+from shared.dead_letters import Case, Cause, DeadLetter, Death
 from shared.errors import LeaseLostError, LogLostError, QueueFullError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.memory_bus import MemoryBus
@@ -23,8 +25,9 @@ from shared.messages import (
     WorkerStatus,
 )
 from shared.packing import pack_u16, pack_u32
-from shared.redis_bus import RedisGatewayBus, RedisSchedulerBus, RedisWorkerBus
+from shared.redis_bus import RedisDeadLetterBox, RedisGatewayBus, RedisSchedulerBus, RedisWorkerBus
 from shared.sampling import SamplingParams
+from shared.usage import HourlyUsage, Usage, UsageRecord
 
 CAPABILITIES = WorkerCapabilities(
     model="m", block_size=16, num_blocks=64, max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64
@@ -54,6 +57,11 @@ class Buses:
         )
         self._stack.push_async_callback(bus.close)
         return bus
+
+    def dead_letters(self) -> DeadLetterBox:
+        box: DeadLetterBox = RedisDeadLetterBox(self._url, "p") if self._url else self._memory.dead_letters()
+        self._stack.push_async_callback(box.close)
+        return box
 
     def worker(self) -> WorkerBus:
         bus: WorkerBus = RedisWorkerBus.connect(self._url, "p") if self._url else self._memory.worker()
@@ -440,7 +448,8 @@ async def test_a_worker_that_has_just_registered_is_closed_to_the_leaders_before
     await scheduler.send_plan(name, StepId(epoch, 1), StepPlan())
     assert worker.read_plans(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepPlan())]
     worker.emit(name, StepId(epoch, 1), StepResult())
-    assert await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=1) == [(StepId(epoch, 1), StepResult())]
+    logged = await scheduler.read_results(name, BEFORE_FIRST_STEP, timeout_s=1)
+    assert logged == [LoggedResult(StepId(epoch, 1), StepResult())]
 
 
 async def test_an_earlier_leader_that_has_not_emitted_yet_emits_nothing(buses: Buses) -> None:
@@ -450,3 +459,87 @@ async def test_an_earlier_leader_that_has_not_emitted_yet_emits_nothing(buses: B
     with pytest.raises(LeaseLostError):
         await scheduler.emit(WorkerId("s-earlier"), StepId(epoch - 1, 1), StepResult())
     await scheduler.emit(WorkerId("s-now"), StepId(epoch, 1), StepResult())
+
+
+def letter(request_id: str, reason: str = "test") -> DeadLetter:
+    return DeadLetter(
+        cause=Cause.KILLS_WORKERS, source="req", message=b"m", reason=reason, at_ms=5, request_id=RequestId(request_id),
+        deaths=(Death(WorkerId("w1"), 4, "no heartbeat", 3, 2),),
+    )  # fmt: skip
+
+
+CASE = Case(deaths=(Death(WorkerId("w1"), 4, "no heartbeat", 3, 2),), num_open=1, clears_at={0: 3})
+
+
+async def test_a_case_stands_beside_its_request_until_that_is_finished(buses: Buses) -> None:
+    gateway, old, new = await buses.gateway(), await buses.scheduler(), await buses.scheduler()
+    await old.acquire_lease()
+    for name in ("a", "b"):
+        await gateway.submit(submit(name, gateway.gateway_id), max_requests=10)
+    first, second = await old.receive(timeout_s=1)
+    await old.keep_cases({first.entry: CASE, second.entry: CASE})
+    await old.finish([second.entry])
+    await old.resign()
+    await new.acquire_lease()
+    (delivery,) = await new.recover()
+    assert (delivery.entry, delivery.case) == (first.entry, CASE)
+    with pytest.raises(LeaseLostError):
+        await old.keep_cases({first.entry: Case()})
+
+
+async def test_a_dead_letter_is_written_once_and_closes_its_case(buses: Buses) -> None:
+    gateway, scheduler, box = await buses.gateway(), await buses.scheduler(), buses.dead_letters()
+    await scheduler.acquire_lease()
+    for name in ("a", "b"):
+        await gateway.submit(submit(name, gateway.gateway_id), max_requests=10)
+    first, second = await scheduler.receive(timeout_s=1)
+    for _ in range(2):
+        await scheduler.bury(first.entry, letter("a"))
+    await scheduler.bury(second.entry, letter("b"))
+    assert [d.case for d in await scheduler.recover()] == [Case(is_closed=True)] * 2
+    newest, oldest = await box.letters(limit=10)
+    assert (newest.letter, oldest.letter) == (letter("b"), letter("a"))
+    assert await box.letters(limit=1) == [newest]
+    assert await box.letter(oldest.letter_id) == oldest
+    assert await box.drop([oldest.letter_id, "1-1", "nonsense"]) == 1
+    assert await box.letter(oldest.letter_id) is None
+    assert await box.letter("nonsense") is None
+    assert await box.letters(limit=10) == [newest]
+
+
+async def test_only_the_leader_may_bury(buses: Buses) -> None:
+    old, new = await buses.scheduler(), await buses.scheduler()
+    await old.acquire_lease()
+    await old.resign()
+    await new.acquire_lease()
+    with pytest.raises(LeaseLostError):
+        await old.bury("req:1-1", letter("a"))
+    assert await buses.dead_letters().letters(limit=10) == []
+
+
+async def test_usage_is_summed_by_key_and_counts_an_entry_once(buses: Buses) -> None:
+    gateway, scheduler = await buses.gateway(), await buses.scheduler()
+    records = {}
+    for name, key in (("a", "k1"), ("b", "k1"), ("c", "")):
+        await gateway.submit(submit(name, gateway.gateway_id), max_requests=10)
+        (delivery,) = await scheduler.receive(timeout_s=1)
+        records[delivery.entry] = UsageRecord(RequestId(name), key, Usage(5, 4, 3, 2, 1))
+    hour = int(time.time()) // 3600
+    for _ in range(2):
+        await scheduler.finish(list(records), records)
+    found = [line._replace(hour=hour) for line in await gateway.usage(range(hour, hour + 2))]
+    assert found == [
+        HourlyUsage(hour, "", 1, Usage(5, 4, 3, 2, 1)),
+        HourlyUsage(hour, "k1", 2, Usage(10, 8, 6, 4, 2)),
+    ]
+    assert await gateway.usage(range(hour - 2, hour)) == []
+    assert await gateway.usage_of(RequestId("b")) == UsageRecord(RequestId("b"), "k1", Usage(5, 4, 3, 2, 1))
+    assert await gateway.usage_of(RequestId("x")) is None
+
+
+async def test_a_worker_says_what_broke_it(buses: Buses) -> None:
+    scheduler, worker = await buses.scheduler(), buses.worker()
+    name = worker.register()
+    worker.bye(name, error="a plan contradicts itself")
+    (delivery,) = await scheduler.receive(timeout_s=1)
+    assert delivery.message == WorkerBye(worker_id=name, error="a plan contradicts itself")

@@ -17,6 +17,10 @@ def _all_keys(pool: str) -> list[str]:
         keys.tokens(gateway),
         keys.worker(worker),
         keys.gateway(gateway),
+        keys.cases,
+        keys.dead_letters,
+        keys.usage(1),
+        keys.usage_log,
     ]
 
 

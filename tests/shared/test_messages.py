@@ -63,7 +63,7 @@ BATCH = TokenBatch(
     finishes=pack_u8([FinishCode.RUNNING, FinishCode.STOP]),
     tokens=pack_u32([11, 12, 2]),
     cached=pack_u32([16]),
-    faults=(Fault(handle=Handle(9), status=500, message="nan"),),
+    faults=(Fault(handle=Handle(9), status=500, message="nan", code="not_finite"),),
     logprobs=(
         LogprobSpan(
             handle=Handle(70_000),
@@ -97,8 +97,10 @@ MESSAGES: dict[str, Message] = {
         priority=-1,
         cache_salt="tenant",
         told=(Told(pack_u32([11, 12]), is_finished=True), Told()),
+        deadline_ms=1_700_000_009_123,
+        api_key_id="key-1",
     ),
-    "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1),
+    "cancel": Cancel(request_id=RequestId("r-1"), reason="stop", choice=1, delivered=(17,)),
     "attach": Attach(
         request_id=RequestId("r-1"),
         follower=GatewayId("gw-2"),
@@ -107,7 +109,7 @@ MESSAGES: dict[str, Message] = {
         num_choices=2,
     ),
     "worker_hello": WorkerHello(worker_id=WorkerId("w1"), capabilities=CAPABILITIES),
-    "worker_bye": WorkerBye(worker_id=WorkerId("w1")),
+    "worker_bye": WorkerBye(worker_id=WorkerId("w1"), error="out of memory"),
     "step_plan": StepPlan(
         released=pack_u16([3]),
         admitted=(
@@ -149,6 +151,8 @@ MESSAGES: dict[str, Message] = {
         requests_per_s=1.5,
         kv_cache_unused_ratio=0.25,
         workers={WorkerId("w1"): CAPABILITIES},
+        num_waiting_tokens=300,
+        tokens_per_s=950.5,
     ),
 }
 INBOUND = {"submit", "cancel", "attach", "worker_hello", "worker_bye"}

@@ -124,8 +124,8 @@ class Services:
                 left[stream] = self.redis.xlen(stream)
             if self.redis.exists(stream) and (pending := self.redis.xpending(stream, "sched")["pending"]):
                 left[f"{stream} pending"] = pending
-        expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:")
-        kept = tuple(f"{kind}:" for kind in Kind)
+        expected = ("req", "ctl", "lead", "epoch", "status", "writers", "wseq", "w:", "g:", "plan:", "res:", "dlq")
+        kept = (*(f"{kind}:" for kind in Kind), "usage:")
         strange = []
         for key in self.redis.scan_iter():
             name = key.decode().removeprefix("{default}:")
