@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=7.0)
     arguments = parser.parse_args()
     app = create_app(Streams(arguments.step_ms / 1e3))
-    uvicorn.run(app, port=arguments.port, access_log=False, log_level="warning")
+    # Its streams have no end of their own.
+    uvicorn.run(app, port=arguments.port, access_log=False, log_level="warning", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

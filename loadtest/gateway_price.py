@@ -1,10 +1,11 @@
 """`make bench-gateway`: what a streamed token costs the gateway, and how far apart the tokens of one step arrive.
 
 The whole stack with a worker that computes nothing and takes as long as a GPU would (`--runner timed`), and chats that
-stream side by side; then as many streams of the usual way to write a gateway (`loadtest/fastapi_stream.py`), for a
-machine that sleeps between the steps charges more for a token than a busy one, and both of them alike. CPU time and
-tokens are those that the gateway itself counts (`/metrics`). A step's spread is the time from its first event to its
-last as the client sees them, so the client's own reading is part of it.
+stream side by side; then as many streams of the usual way to write a gateway (`loadtest/fastapi_stream.py`). A machine
+that sleeps between the steps charges more for a token than a busy one, and both of them alike: so both are measured
+once more with tokens that come as fast as they can ("busy"). CPU time and tokens are those that the gateway itself
+counts (`/metrics`). A step's spread is the time from its first event to its last as the client sees them, so the
+client's own reading is part of it.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from loadtest.server import ServerCommand, pagestream_command, running
 
 NUM_STREAMS: Final = (64, 100)
 _WARM_UP_S: Final = 2.0
-_TOKENS_PER_S: Final = 200
-"""More than a stream of the fake GPU can have, so that none ends before the measurement does."""
+_MAX_TOKENS: Final = 7_500
+"""More than a stream can have, so that none ends before the measurement does."""
 _PAUSE_S: Final = 0.002
 """Less than between two steps: the fake GPU takes three times as long for one."""
 _WHOLE: Final = 0.9
@@ -70,21 +71,26 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| server | streams | CPU per token, us | tokens/s | spread of a step, ms: median | 95 % |")
     print("|---|---|---|---|---|---|")
-    pagestream = pagestream_command(arguments.model, "--runner", "timed", "--max-num-seqs", str(max(arguments.streams)))
-    usual = ServerCommand(name="fastapi", command=(sys.executable, "-m", "loadtest.fastapi_stream"))
-    for server in (pagestream, usual):
+    flags = (arguments.model, "--max-num-seqs", str(max(arguments.streams)), "--runner")
+    usual = (sys.executable, "-m", "loadtest.fastapi_stream", "--step-ms")
+    servers = {
+        "pagestream": pagestream_command(*flags, "timed"),
+        "fastapi": ServerCommand(name="fastapi", command=(*usual, "7")),
+        "pagestream, busy": pagestream_command(*flags, "fake"),
+        "fastapi, busy": ServerCommand(name="fastapi", command=(*usual, "0")),
+    }
+    for title, server in servers.items():
         with running(server) as url:
             for num_streams in arguments.streams:
                 price = uvloop.run(measure(url, arguments.model, num_streams, seconds=arguments.seconds))
-                print(price.row(server.name, num_streams), flush=True)
+                print(price.row(title, num_streams), flush=True)
 
 
 async def measure(url: str, model: str, num_streams: int, *, seconds: float) -> Price:
     """Let that many chats stream, and watch them for so long."""
     client = HttpClient(url, insecure=False)
     arrivals: list[Arrival] = []
-    max_tokens = int((_WARM_UP_S + 2 * seconds) * _TOKENS_PER_S)
-    chats = [asyncio.create_task(_chat(client, model, i, max_tokens, arrivals)) for i in range(num_streams)]
+    chats = [asyncio.create_task(_chat(client, model, i, arrivals)) for i in range(num_streams)]
     try:
         await asyncio.sleep(_WARM_UP_S)
         before, started_s = await _counters(client), time.perf_counter()
@@ -122,13 +128,13 @@ def spreads_ms(arrivals: Sequence[Arrival], num_streams: int) -> list[float]:
     return spreads
 
 
-async def _chat(client: HttpClient, model: str, stream: int, max_tokens: int, arrivals: list[Arrival]) -> None:
+async def _chat(client: HttpClient, model: str, stream: int, arrivals: list[Arrival]) -> None:
     def on_body(data: bytes) -> None:
         now_s = time.perf_counter()
         arrivals.extend([Arrival(now_s, stream)] * data.count(_EVENT))
 
     messages = [{"role": "user", "content": f"Tell me story number {stream}."}]
-    body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
+    body = {"model": model, "messages": messages, "max_tokens": _MAX_TOKENS, "stream": True}
     response = await client.request(
         "POST", "/v1/chat/completions", headers=_HEADERS, body=msgspec.json.encode(body), on_body=on_body
     )

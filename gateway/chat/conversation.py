@@ -61,6 +61,9 @@ _TEMPLATE_FIELDS: Final = frozenset(
 )
 """What the request has fields of its own for, and what rendering takes under these names."""
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model is to reason before it answers, if its template has a way to tell it."""
+
 
 class Conversation(ToolFields):
     """Messages, and how the model's template is to render them. Names beside OpenAI's are vLLM's."""
@@ -74,6 +77,7 @@ class Conversation(ToolFields):
     documents: list[dict[str, Any]] | None = None
     chat_template: str | None = Field(default=None, min_length=1)
     chat_template_kwargs: dict[str, Any] = Field(default={})
+    reasoning_effort: ReasoningEffort | None = None
 
     @property
     def rendering(self) -> Rendering:
@@ -84,8 +88,14 @@ class Conversation(ToolFields):
             opens_answer=not self.continue_final_message and self.add_generation_prompt is not False,
             continues_message=self.continue_final_message,
             documents=self.documents,
-            variables=self.chat_template_kwargs,
+            variables=self._effort | self.chat_template_kwargs,
         )
+
+    @property
+    def _effort(self) -> dict[str, Any]:
+        """The effort under both names by which templates ask for it; others are not disturbed."""
+        effort = self.reasoning_effort
+        return {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
     @property
     def template_messages(self) -> list[dict[str, object]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -113,7 +113,7 @@ class CompletionStarter(NamedTuple):
         self.metrics.resumed.inc()
         return completion
 
-    def _cursors(self) -> dict[WorkerId, StepId]:
+    def _cursors(self) -> Mapping[WorkerId, StepId]:
         return self.router.cursors
 
 
@@ -229,8 +229,9 @@ class Completion:
         if self.journal is not None:
             self.journal.note(fresh)
             self._shared.keeper.note(self.journal, on_loss=self._lose)
-        waiting, self._early = [*self._early, *fresh], []
-        return (text for delta in waiting for text in self._take(delta))
+        if self._early:
+            fresh, self._early = [*self._early, *fresh], []
+        return self._texts(fresh)
 
     async def collect(self) -> list[Output]:
         """Wait for the end of every choice; returns as many for each prompt as are answered.
@@ -316,33 +317,39 @@ class Completion:
             raise GenerationError("the log-probabilities of the prompt were lost")
         return True
 
-    def _take(self, delta: ChoiceDelta) -> Iterator[TextDelta]:
-        if self._choices[delta.choice].is_finished:
-            return
-        if delta.finish is FinishCode.ERROR:
-            raise error_of_fault(delta.fault)
-        if self._tells_prompts and self._is_early(delta):
-            self._early.append(delta)
-            return
-        if delta.tokens and self._is_accepted:
-            self._timer.tokens(delta.choice, len(delta.tokens))
-        if self._tells_logprobs:
-            self._check_logprobs(delta)
-        yield from self._echo(delta)
-        for part in _single_tokens(delta):
-            text = self._choices[delta.choice].push(part.tokens, part.finish, part.logprobs)
-            if text.finish_reason is not None:
-                self._finish_reason = text.finish_reason
-            if text.stopped_here:
-                self._stream.choices[delta.choice].stop()
-                prompt, choice = divmod(delta.choice, self._submission.num_choices_per_prompt)
-                request_id = self._messages[prompt].request_id
-                delivered = (self._choices[delta.choice].num_tokens,)
-                cancel = Cancel(request_id=request_id, reason="stop", choice=choice, delivered=delivered)
-                self._shared.router.cancel(cancel)
-            yield text
-            if text.finish_reason is not None:
-                return
+    def _texts(self, deltas: Sequence[ChoiceDelta]) -> Iterator[TextDelta]:
+        for delta in deltas:
+            reader = self._choices[delta.choice]
+            if reader.is_finished:
+                continue
+            if delta.finish is FinishCode.ERROR:
+                raise error_of_fault(delta.fault)
+            if self._tells_prompts and self._is_early(delta):
+                self._early.append(delta)
+                continue
+            if delta.tokens and self._is_accepted:
+                self._timer.tokens(delta.choice, len(delta.tokens))
+            if self._tells_logprobs:
+                self._check_logprobs(delta)
+            if self._unechoed:
+                yield from self._echo(delta)
+            for part in _single_tokens(delta):
+                text = reader.push(part.tokens, part.finish, part.logprobs)
+                if text.finish_reason is None:
+                    yield text
+                    continue
+                self._end_choice(delta.choice, text)
+                yield text
+                break
+
+    def _end_choice(self, place: int, text: TextDelta) -> None:
+        self._finish_reason = text.finish_reason
+        if text.stopped_here:
+            self._stream.choices[place].stop()
+            prompt, choice = divmod(place, self._submission.num_choices_per_prompt)
+            request_id = self._messages[prompt].request_id
+            delivered = (self._choices[place].num_tokens,)
+            self._shared.router.cancel(Cancel(request_id=request_id, reason="stop", choice=choice, delivered=delivered))
 
     def _check_logprobs(self, delta: ChoiceDelta) -> None:
         is_asked = self._prompt_at(delta.choice).sampling.logprobs is not None
@@ -371,12 +378,18 @@ class Completion:
         )
 
 
-def _single_tokens(delta: ChoiceDelta) -> Iterator[ChoiceDelta]:
+def _single_tokens(delta: ChoiceDelta) -> Iterable[ChoiceDelta]:
     """The same, token by token: what a client is told at a time must not depend on how fast tokens came."""
     last = len(delta.tokens) - 1
     if last <= 0:
-        yield delta
-        return
-    for place, token in enumerate(delta.tokens):
-        finish = delta.finish if place == last else FinishCode.RUNNING
-        yield ChoiceDelta(delta.choice, [token], delta.logprobs[place : place + 1], finish, delta.fault)
+        return (delta,)
+    return (
+        ChoiceDelta(
+            delta.choice,
+            [token],
+            delta.logprobs[place : place + 1],
+            delta.finish if place == last else FinishCode.RUNNING,
+            delta.fault,
+        )
+        for place, token in enumerate(delta.tokens)
+    )

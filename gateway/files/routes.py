@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from gateway.context import gateway_of, json_response
 from gateway.files.shelf import CHUNK_BYTES, MAX_TTL_S, MIN_TTL_S, FileObject, FilePage
-from gateway.http.openapi import documented
+from gateway.http.openapi import JsonSchema, documented
 from shared.errors import InvalidRequestError, RequestTooLargeError
 
 router = APIRouter()
@@ -23,7 +23,7 @@ _FORM_BYTES: Final = 64 * 1024
 
 _MAX_FILENAME: Final = 255
 
-_FORM: Final = {
+FORM: Final[JsonSchema] = {
     "type": "object",
     "required": ["file", "purpose"],
     "properties": {
@@ -37,6 +37,7 @@ _FORM: Final = {
         "expires_after[seconds]": ["expires_after[anchor]"],
     },
 }
+"""What an upload is made of, as a schema."""
 
 
 class DeletedFile(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ class DeletedFile(msgspec.Struct, frozen=True):
 
 
 @router.post("/files")
-@documented(form=_FORM, answer=FileObject)
+@documented(form=FORM, answer=FileObject)
 async def create_file(request: Request) -> Response:
     """Keep an uploaded file (multipart/form-data)."""
     gateway = gateway_of(request)

@@ -25,6 +25,9 @@ class EventWriter:
 
     Where nothing is told beside the text, a text event is rendered once per choice: only its text is new each time.
 
+    Attributes:
+        wants_continuous_usage: Whether each delta is to come with the tokens used so far.
+
     Args:
         shape: How chunks look.
         num_choices: Of the call.
@@ -36,17 +39,13 @@ class EventWriter:
         self._num_choices = num_choices
         self._numbers = numbers
         self._follows_tokens = shape.detail.follows_tokens
+        self.wants_continuous_usage = shape.detail.continuous_usage
         self._around_text = [self._halves(choice) for choice in range(num_choices)]
 
     @property
     def wants_usage(self) -> bool:
         """Whether the stream ends with the tokens used."""
         return self._shape.detail.usage
-
-    @property
-    def wants_continuous_usage(self) -> bool:
-        """Whether each delta is to come with the tokens used so far."""
-        return self._shape.detail.continuous_usage
 
     def opening(self, prompts: Sequence[Prompt]) -> bytes:
         """What comes before any text; each prompt has as many choices."""

@@ -17,31 +17,45 @@ Prompt = str | list[int]
 
 _MAX_BEST_OF: Final = 20
 
-_NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
-    "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
+VLLM_NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
+    "ec_transfer_params": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
-    "modalities": (["text"],),
+    "media_io_kwargs": ({},),
+    "mm_payload": (),
+    "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
-    "reasoning_effort": ("none",),
     "repetition_detection": (),
-    "suffix": ("",),
+    "return_mm_kwargs": (False,),
+    "return_prompt_text": (False,),
+    "return_token_offsets": (False,),
+    "routed_experts_prompt_start": (0,),
     "thinking_token_budget": (-1,),
     "use_beam_search": (False,),
-    "verbosity": ("medium",),
     "vllm_xargs": ({},),
+    "watermarking": (),
+}
+"""Fields of vLLM's that would change the answer and are not served, with the values at which they change nothing."""
+
+_NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
+    **VLLM_NO_OP_VALUES,
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "suffix": ("",),
+    "verbosity": ("medium",),
     "web_search_options": (),
 }
-"""Fields that would change the output and are not served, with the values at which they change nothing."""
+"""The same with OpenAI's."""
 
 IGNORED_FIELDS: Final = frozenset(
     {"metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options"}
     | {"prompt_cache_retention", "safety_identifier", "store", "user"}
+    | {"length_penalty", "request_id", "session_id", "spaces_between_special_tokens", "stream_interval"}
 )
-"""Fields of OpenAI's schema that are about its own service, or are hints that cannot change the output."""
+"""Fields of OpenAI's schema that are about its own service, or are hints that cannot change the output; then vLLM's."""
 
 
 def _as_prompts(prompt: object) -> list[Prompt]:

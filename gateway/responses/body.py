@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gateway.chat.conversation import ReasoningEffort
 from gateway.grammars.structured_output import OutputFields
 from gateway.protocol.body_parsing import read_fields, refuse_unsupported, validated
-from gateway.protocol.openai_requests import ChatCompletionBody
+from gateway.protocol.openai_requests import VLLM_NO_OP_VALUES, ChatCompletionBody
 from gateway.protocol.sampling_fields import SamplingFields
 from gateway.responses.items import Input
 from gateway.responses.tools import ToolChoice, Tools, choice_for_chat
@@ -17,17 +18,22 @@ from gateway.storage.stored_objects import Metadata
 from shared.errors import InvalidRequestError
 
 _NO_OP_VALUES: Final[Mapping[str, tuple[object, ...]]] = {
+    **VLLM_NO_OP_VALUES,
     "access_programs": (),
     "context_management": ([],),
     "conversation": (),
+    "enable_response_messages": (False,),
     "image": (),
     "moderation": (),
+    "previous_input_messages": ([],),
     "prompt": (),
 }
 """Fields that would change the answer and are not served, with the values at which they change nothing."""
 
-_EXTENSIONS: Final = frozenset(
-    (*SamplingFields.model_fields, *OutputFields.model_fields, "priority", "cache_salt", "chat_template_kwargs")
+EXTENSIONS: Final = (
+    frozenset((*SamplingFields.model_fields, *OutputFields.model_fields))
+    | {"cache_salt", "chat_template_kwargs", "include_reasoning", "include_stop_str_in_output", "priority"}
+    | {"skip_special_tokens"}
 ) - {"n", "prompt_logprobs", "response_format"}
 """vLLM's fields of chats that a response takes, too."""
 
@@ -69,12 +75,23 @@ class TextConfig(BaseModel):
 
 
 class ReasoningConfig(BaseModel):
-    """A model that reasons does so as it was trained to, and all of its reasoning is told."""
+    """What the model is told of how to reason. All of its reasoning is told; in later turns it is thought anew."""
 
     model_config = ConfigDict(strict=True)
 
-    effort: Literal["none"] | None = None
+    effort: ReasoningEffort | None = None
+    mode: Literal["standard"] | None = None
+    context: Literal["auto", "current_turn"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class BackgroundOptions(BaseModel):
+    """Responses in the background begin as soon as they can."""
+
+    model_config = ConfigDict(strict=True)
+
+    completion_window: Literal["soonest"] = "soonest"
+    continuation_id: str | None = None
 
 
 class ResponseStreamOptions(BaseModel):
@@ -98,6 +115,7 @@ class ResponseBody(BaseModel):
     previous_response_id: str | None = Field(default=None, max_length=256)
     store: bool = True
     background: bool = False
+    background_options: BackgroundOptions = BackgroundOptions()
     stream: bool = False
     stream_options: ResponseStreamOptions = ResponseStreamOptions()
     max_output_tokens: int | None = Field(default=None, ge=1)
@@ -125,6 +143,8 @@ class ResponseBody(BaseModel):
     tool_choice: ToolChoice = "auto"
     reasoning: ReasoningConfig = ReasoningConfig()
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     safety_identifier: str | None = Field(default=None, max_length=128)
     user: str | None = None
     top_logprobs: int = Field(default=0, ge=0, le=20)
@@ -170,7 +190,7 @@ class ResponseBody(BaseModel):
         Raises:
             InvalidRequestError: a field that both have is wrong.
         """
-        fields = {name: value for name, value in (self.model_extra or {}).items() if name in _EXTENSIONS}
+        fields = {name: value for name, value in (self.model_extra or {}).items() if name in EXTENSIONS}
         fields |= {
             "model": self.model,
             "messages": messages,
@@ -183,6 +203,7 @@ class ResponseBody(BaseModel):
             "tools": [tool.for_chat() for tool in self.tools],
             "tool_choice": choice_for_chat(self.tool_choice),
             "parallel_tool_calls": self.parallel_tool_calls,
+            "reasoning_effort": self.reasoning.effort,
             "response_format": self.text.format.for_chat(),
         }
         with named_as_here():

@@ -78,6 +78,7 @@ class ResponseResource(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     reasoning: dict[str, Any] | None = None
     safety_identifier: str | None = None
     service_tier: str = "default"
@@ -108,6 +109,7 @@ class ResponseResource(msgspec.Struct, frozen=True, kw_only=True):
             parallel_tool_calls=body.parallel_tool_calls,
             previous_response_id=body.previous_response_id,
             prompt_cache_key=body.prompt_cache_key,
+            prompt_cache_retention=body.prompt_cache_retention,
             reasoning=body.reasoning.model_dump(),
             safety_identifier=body.safety_identifier,
             store=body.store,

@@ -42,6 +42,13 @@ class ItemList(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
+class InputTokens(msgspec.Struct, frozen=True):
+    """How many there would be."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"
+
+
 @router.post("/responses")
 @documented(body=ResponseBody, answer=ResponseResource, event=ResponseEvent)
 async def create_response(request: Request) -> Response:
@@ -65,6 +72,16 @@ async def create_response(request: Request) -> Response:
         return json_response(stored.response)
 
     return WholeResponse(completion, render)
+
+
+@router.post("/responses/input_tokens")
+@documented(body=ResponseBody, answer=InputTokens)
+async def count_input_tokens(request: Request) -> Response:
+    """Count the tokens of a prompt without answering it."""
+    gateway = gateway_of(request)
+    body = ResponseBody.parse(await read_body(request, gateway.settings.max_body_bytes))
+    check_model(gateway, body.model)
+    return json_response(InputTokens(await gateway.responses.num_input_tokens(body)))
 
 
 async def _in_background(gateway: Gateway, draft: Draft, data: bytes) -> Response:

@@ -73,13 +73,22 @@ class ResponseService:
         Raises:
             InvalidRequestError: something is wrong with the body, or it does not fit the context.
         """
-        items = [item.as_item() for item in body.input]
-        if body.previous_response_id is not None:
-            items = [*await self._earlier(body.previous_response_id), *items]
+        items = await self._items(body)
         response_id = new_id("resp_")
         items, submission = await self._submission(body, items, response_id)
         response = ResponseResource.begin(body, response_id, created_at=int(time.time()))
         return Draft(body, StoredResponse(response=response, items=items), submission)
+
+    async def num_input_tokens(self, body: ResponseBody) -> int:
+        """Tokens of the prompt that a response would answer, however many they are.
+
+        Raises:
+            InvalidRequestError: something is wrong with the body.
+        """
+        chat = body.chat(chat_messages(body.instructions, await self._items(body)))
+        prompts = self._submissions.prompts
+        with named_as_here():
+            return len(await prompts.text(prompts.render(chat), add_special_tokens=chat.add_special_tokens))
 
     async def start(self, submission: Submission) -> Completion:
         """Send it to the pool; whoever calls closes it.
@@ -177,6 +186,13 @@ class ResponseService:
         """
         if not await self.archive.delete(response_id):
             raise _not_found(response_id)
+
+    async def _items(self, body: ResponseBody) -> list[Item]:
+        """The conversation: what the body brings, after what it continues."""
+        items = [item.as_item() for item in body.input]
+        if body.previous_response_id is None:
+            return items
+        return [*await self._earlier(body.previous_response_id), *items]
 
     async def _earlier(self, response_id: str) -> list[Item]:
         data = await self.archive.read(response_id)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.resumption.record import Checkpoint
@@ -15,16 +14,6 @@ from shared.sampling import FinishCode
 
 CHECKPOINT_S: Final = 10.0
 """How often is kept what has come. The logs of tokens reach back further than this and the grace of a lost gateway."""
-
-
-@dataclass(slots=True)
-class _Noted:
-    """Tokens of one choice, from a position on."""
-
-    position: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    finish: FinishCode = FinishCode.RUNNING
 
 
 class StreamJournal:
@@ -63,7 +52,9 @@ class StreamJournal:
         self._kept = [0] * len(stream.choices)
         for item in (item for checkpoint in checkpoints for item in checkpoint.items):
             self._kept[item.handle - stream.first_handle] += len(item.tokens)
-        self._noted: dict[int, _Noted] = {}
+        self._noted: dict[int, int] = {}  # by choice, tokens that have come, those that are kept included
+        self._logprobs: dict[int, list[TokenLogprobs]] = {}
+        self._finishes: dict[int, FinishCode] = {}
         self._told_prompts: dict[Handle, int] = {}
         self._unsaved: list[bytes] = []
         self._saving = asyncio.Lock()
@@ -71,23 +62,22 @@ class StreamJournal:
         self._steps: Mapping[WorkerId, StepId] = {}
 
     def note(self, deltas: Iterable[ChoiceDelta]) -> None:
-        """Take in what has just been taken from the stream, all of it."""
+        """Take in what has just been taken from the stream, all of it. Its tokens are in the stream still."""
         for delta in deltas:
-            choice = self._stream.choices[delta.choice]
-            position = choice.num_tokens - len(delta.tokens)
-            num_known = max(0, self._kept[delta.choice] - position)
-            noted = self._noted.setdefault(delta.choice, _Noted(position + num_known))
-            noted.tokens += delta.tokens[num_known:]
-            noted.logprobs += delta.logprobs[num_known:]
-            if delta.finish is not FinishCode.ERROR:
-                noted.finish = delta.finish
-        if not any(choice.has_gap for choice in self._stream.choices):
+            place = delta.choice
+            self._noted[place] = num_tokens = self._stream.choices[place].num_tokens
+            if delta.logprobs:
+                num_known = max(0, self._kept[place] - (num_tokens - len(delta.tokens)))
+                self._logprobs.setdefault(place, []).extend(delta.logprobs[num_known:])
+            if delta.finish and delta.finish is not FinishCode.ERROR:
+                self._finishes[place] = delta.finish
+        if not self._stream.has_gap:
             self._steps = self._cursors()
 
     def take_if_due(self) -> bool:
         """Whether it is time to save; if so, what has come is ready to be saved."""
         now_s = self._clock()
-        if now_s - self._taken_s < CHECKPOINT_S or any(choice.has_gap for choice in self._stream.choices):
+        if now_s - self._taken_s < CHECKPOINT_S or self._stream.has_gap:
             return False
         self._taken_s = now_s
         self.take(is_over=False)
@@ -96,19 +86,19 @@ class StreamJournal:
     def take(self, *, is_over: bool) -> None:
         """Make a checkpoint of what has come."""
         items = []
-        for choice, noted in self._noted.items():
-            stream = self._stream.choices[choice]
+        for place, num_tokens in self._noted.items():
+            choice, num_kept = self._stream.choices[place], self._kept[place]
             items.append(
                 TokenItem(
-                    stream.handle,
-                    noted.position,
-                    noted.tokens,
-                    noted.finish,
-                    stream.num_cached_tokens,
-                    noted.logprobs,
+                    choice.handle,
+                    num_kept,
+                    choice.output[num_kept:num_tokens].tolist(),
+                    self._finishes.pop(place, FinishCode.RUNNING),
+                    choice.num_cached_tokens,
+                    self._logprobs.pop(place, []),
                 )
             )
-            self._kept[choice] = noted.position + len(noted.tokens)
+            self._kept[place] = num_tokens
         self._noted = {}
         self._unsaved.append(Checkpoint(items, self._new_prompts(), self._steps, is_over).encode())
 

@@ -39,19 +39,18 @@ class Order(Enum):
 
 
 class WriterCursors:
-    """How far each writer's log has been applied."""
+    """How far each writer's log has been applied.
+
+    Attributes:
+        steps: The last step of each writer that was applied. A change makes another mapping: this one may be kept.
+    """
 
     def __init__(self, steps: Mapping[WorkerId, StepId] | None = None) -> None:
-        self._steps = dict(steps or {})
-
-    @property
-    def steps(self) -> dict[WorkerId, StepId]:
-        """The last step of each writer that was applied."""
-        return dict(self._steps)
+        self.steps: Mapping[WorkerId, StepId] = dict(steps or {})
 
     def of(self, writer: WorkerId) -> StepId:
         """The last step of this writer that was applied."""
-        return self._steps.get(writer, BEFORE_FIRST_STEP)
+        return self.steps.get(writer, BEFORE_FIRST_STEP)
 
     def order(self, batch: TokenBatch) -> Order:
         """Whether a batch can be applied now."""
@@ -63,16 +62,16 @@ class WriterCursors:
     def advance(self, writer: WorkerId, step: StepId) -> None:
         """Everything up to this step has been applied. Never goes back."""
         if step > self.of(writer):
-            self._steps[writer] = step
+            self.steps = {**self.steps, writer: step}
 
     def rewind(self, steps: Mapping[WorkerId, StepId]) -> None:
         """Go back to these steps, and to the beginning of the logs of all other writers."""
-        self._steps = {writer: min(step, steps[writer]) for writer, step in self._steps.items() if writer in steps}
+        self.steps = {writer: min(step, steps[writer]) for writer, step in self.steps.items() if writer in steps}
 
     def retain(self, writers: Sequence[WorkerId]) -> None:
         """Forget everyone else: their logs are gone."""
         kept = set(writers)
-        self._steps = {writer: step for writer, step in self._steps.items() if writer in kept}
+        self.steps = {writer: step for writer, step in self.steps.items() if writer in kept}
 
 
 class TokenItem(msgspec.Struct, frozen=True, gc=False):

@@ -57,7 +57,7 @@ class Routing:
         return list(self._choices)
 
     @property
-    def cursors(self) -> dict[WorkerId, StepId]:
+    def cursors(self) -> Mapping[WorkerId, StepId]:
         """By writer, up to where its log has been given to its choices."""
         return self._cursors.steps
 

@@ -65,6 +65,14 @@ class TokenStream:
         self._waiter: asyncio.Future[None] | None = None
         self._on_news: OnNews | None = None
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether later tokens of a choice are here and the next ones are missing."""
+        for choice in self.choices:  # noqa: SIM110 - asked for each token, and a third of the time of any()
+            if choice.has_gap:
+                return True
+        return False
+
     async def wait(self, on_news: OnNews | None = None) -> None:
         """Wait for news.
 
@@ -131,7 +139,7 @@ class TokenRouter:
         self._can_read_logs = True
 
     @property
-    def cursors(self) -> dict[WorkerId, StepId]:
+    def cursors(self) -> Mapping[WorkerId, StepId]:
         """By writer, up to where its log is in the streams, but for those that have a gap."""
         return self._routing.cursors
 
@@ -224,6 +232,8 @@ class TokenRouter:
                 self._routing.receive(batch, self._clock())
                 self._notify()
                 await self._read()
+                # A batch that has come already is given without a wait, and what is written is sent in the next turn.
+                await asyncio.sleep(0)
         finally:
             if isinstance(feed, AsyncGenerator):
                 await feed.aclose()

@@ -61,6 +61,7 @@ class LLM:
         max_num_batched_tokens: int = _DEFAULTS.max_num_batched_tokens,
         enable_prefix_caching: bool = _DEFAULTS.enable_prefix_caching,
         block_size: int = _DEFAULTS.block_size,
+        chat_template: str | None = None,
         device: str = _DEFAULTS.device,
         num_threads: int | None = _DEFAULTS.num_threads,
         **others: Any,  # noqa: ANN401 - vLLM's
@@ -81,6 +82,7 @@ class LLM:
             max_num_batched_tokens: Tokens of one step at most.
             enable_prefix_caching: Compute a prefix that prompts share only once.
             block_size: Tokens of one block of the KV cache.
+            chat_template: What `chat` renders with, instead of the model's own.
             device: "auto", "cpu" or "cuda".
             num_threads: Threads of one operation on the CPU; None for all that the process may use.
             others: Further arguments of vLLM's, at values that change nothing.
@@ -106,6 +108,7 @@ class LLM:
             device=device,
             num_threads=num_threads,
         )
+        self._chat_template = chat_template
         self._checkpoint = resolve(model)
         self._tokenizer_files = find_tokenizer(tokenizer) if tokenizer else self._checkpoint
         config = ModelConfig.from_checkpoint(self._checkpoint)
@@ -123,7 +126,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool | BarMaker = True,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Continue prompts.
 
@@ -131,7 +134,7 @@ class LLM:
             prompts: One or several, each a text, token ids, or a dict with "prompt" or "prompt_token_ids".
             sampling_params: For all of them, or one for each; None for what the model's makers recommend.
             use_tqdm: Whether to show a progress bar, or what makes one.
-            priority: One for each prompt; lower runs first.
+            priority: For all of them, or one for each; lower runs first.
 
         Returns:
             One output for each prompt, in the same order.
@@ -139,8 +142,36 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or a parameter is wrong; nothing has been run.
         """
-        read = [read_prompt(prompt, self._prompts) for prompt in as_list(prompts)]
-        return self._run(read, sampling_params, is_whole_text=False, use_tqdm=use_tqdm, priority=priority)
+        return self._run(self._prompted(prompts, sampling_params, priority), is_whole_text=False, use_tqdm=use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[str]:
+        """Have prompts continued by the next call that runs anything; arguments and errors are those of `generate`.
+
+        Returns:
+            The `request_id` of each; `wait_for_completion` gives their outputs.
+        """
+        requests = self._prompted(prompts, sampling_params, priority)
+        with self._turn:
+            return list(self._loop.enqueue(requests))
+
+    def wait_for_completion(self, *, use_tqdm: bool | BarMaker = True) -> list[RequestOutput]:
+        """Run what has been enqueued since the last such call to its end.
+
+        Args:
+            use_tqdm: Whether to show a progress bar, or what makes one.
+
+        Returns:
+            One output for each, in the order in which they were enqueued.
+        """
+        with self._turn:
+            generations = self._loop.run_enqueued(use_tqdm=use_tqdm)
+        return [generation.output() for generation in generations]
 
     def chat(
         self,
@@ -148,6 +179,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool | BarMaker = True,  # noqa: FBT001, FBT002 - as vLLM's
         *,
+        priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -160,6 +192,7 @@ class LLM:
             messages: One conversation, or several.
             sampling_params: For all of them, or one for each; None for what the model's makers recommend.
             use_tqdm: Whether to show a progress bar, or what makes one.
+            priority: For all of them, or one for each; lower runs first.
             chat_template: Instead of the model's own.
             add_generation_prompt: Open the assistant's answer.
             continue_final_message: Go on with the last message instead; `add_generation_prompt` must be False.
@@ -172,18 +205,43 @@ class LLM:
         Raises:
             InvalidRequestError: a message, the template or a parameter is wrong; nothing has been run.
         """
-        fields = {
-            "chat_template": chat_template,
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "tools": None if tools is None else list(map(dict, tools)),
-            "chat_template_kwargs": dict(chat_template_kwargs or {}),
-        }
-        read = [
-            read_conversation(conversation, fields, self._prompts.tokenizer)
-            for conversation in as_conversations(messages)
-        ]
-        return self._run(read, sampling_params, is_whole_text=True, use_tqdm=use_tqdm)
+        requests = self._conversing(
+            messages,
+            sampling_params,
+            priority,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return self._run(requests, is_whole_text=True, use_tqdm=use_tqdm)
+
+    def enqueue_chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """`enqueue` for conversations; arguments and errors are those of `chat`."""
+        requests = self._conversing(
+            messages,
+            sampling_params,
+            priority,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        with self._turn:
+            return list(self._loop.enqueue(requests, is_whole_text=True))
 
     def beam_search(
         self,
@@ -263,27 +321,56 @@ class LLM:
         return SamplingParams(**recommended_parameters(self._checkpoint))
 
     def reset_prefix_cache(self) -> bool:
-        """Forget what earlier requests have computed."""
+        """Forget what earlier requests have computed, unless some are enqueued; returns whether it is forgotten."""
         with self._turn:
-            self._loop.reset_prefix_cache()
-        return True
+            return self._loop.reset_prefix_cache()
 
-    def _run(
+    def _prompted(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None,
+    ) -> list[Request]:
+        read = [read_prompt(prompt, self._prompts) for prompt in as_list(prompts)]
+        return self._requests(read, sampling_params, priority)
+
+    def _conversing(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None,
+        **rendering: Any,  # noqa: ANN401 - of `chat`
+    ) -> list[Request]:
+        tools, variables = rendering["tools"], rendering["chat_template_kwargs"]
+        fields = rendering | {
+            "chat_template": rendering["chat_template"] or self._chat_template,
+            "tools": None if tools is None else list(map(dict, tools)),
+            "chat_template_kwargs": dict(variables or {}),
+        }
+        read = [
+            read_conversation(conversation, fields, self._prompts.tokenizer)
+            for conversation in as_conversations(messages)
+        ]
+        return self._requests(read, sampling_params, priority)
+
+    def _requests(
         self,
         prompts: Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        *,
-        is_whole_text: bool,
-        use_tqdm: bool | BarMaker,
-        priority: Sequence[int] | None = None,
-    ) -> list[RequestOutput]:
+        priority: int | Sequence[int] | None,
+    ) -> list[Request]:
         chosen = self.get_default_sampling_params() if sampling_params is None else sampling_params
         params = [chosen] * len(prompts) if isinstance(chosen, SamplingParams) else list(chosen)
-        priorities = [0] * len(prompts) if priority is None else list(priority)
+        rank = 0 if priority is None else priority
+        priorities = [rank] * len(prompts) if isinstance(rank, int) else list(rank)
         for name, values in (("sampling_params", params), ("priority", priorities)):
             if len(values) != len(prompts):
                 raise InvalidArgumentError(f"{name} has {len(values)} items for {len(prompts)} prompts", param=name)
-        requests = list(map(Request, prompts, params, priorities))
+        return list(map(Request, prompts, params, priorities))
+
+    def _run(
+        self, requests: Sequence[Request], *, is_whole_text: bool, use_tqdm: bool | BarMaker
+    ) -> list[RequestOutput]:
         with self._turn:
             generations = self._loop.run(requests, is_whole_text=is_whole_text, use_tqdm=use_tqdm)
         return [generation.output() for generation in generations]

@@ -1,12 +1,9 @@
-"""What the API's fields do beside choosing tokens; which of OpenAI's fields there are."""
+"""What the API's fields do beside choosing tokens."""
 
 import json
 
 import pytest
-from openai.types import completion_create_params
-from openai.types.chat import completion_create_params as chat_create_params
 
-from gateway.protocol.openai_requests import IGNORED_FIELDS, ChatCompletionBody, CompletionBody
 from gateway.tokenizers.tokenizer import Tokenizer
 from shared.packing import unpack_u32
 from tests.gateway.conftest import EOS, Running, running_gateway, says
@@ -25,18 +22,6 @@ async def refusal(gateway: Running, path: str, body: dict) -> str | None:
     response = await gateway.http.post(f"/v1/{path}", json=body)
     assert response.status_code == 400, response.text
     return response.json()["error"]["param"]
-
-
-@pytest.mark.parametrize(
-    ("body", "schema"),
-    [
-        (ChatCompletionBody, chat_create_params.CompletionCreateParamsBase),
-        (CompletionBody, completion_create_params.CompletionCreateParamsBase),
-    ],
-)
-def test_every_field_of_openais_schema_is_known(body: type, schema: type) -> None:
-    known = body.model_fields.keys() | body.no_op_values.keys() | IGNORED_FIELDS
-    assert schema.__annotations__.keys() - {"stream"} <= known
 
 
 async def test_parameters_become_what_the_worker_needs(byte_tokenizer: Tokenizer) -> None:

@@ -113,7 +113,7 @@ def test_a_missing_field_is_named() -> None:
     [
         ("functions", [{}]),
         ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
+        ("return_prompt_text", True),
         ("web_search_options", {}),
         ("suffix", "x"),
         ("use_beam_search", True),

@@ -263,7 +263,9 @@ async def test_a_fault_of_the_pool_fails_the_response(byte_tokenizer: Tokenizer)
         ({"max_output_tokens": 5000}, "input", "maximum context length"),
         ({"tools": [{"type": "web_search"}]}, "tools", "'web_search'"),
         ({"tool_choice": "required"}, "tool_choice", "empty"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort", "none"),
+        ({"reasoning": {"effort": "much"}}, "reasoning.effort", "much"),
+        ({"background_options": {"completion_window": "8h"}}, "background_options.completion_window", "soonest"),
+        ({"watermarking": {}}, "watermarking", "not supported"),
         ({"conversation": "conv_1"}, "conversation", "not supported"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "not supported"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "xml"),
@@ -303,6 +305,7 @@ async def test_fields_without_effect_are_taken_and_echoed(byte_tokenizer: Tokeni
             parallel_tool_calls=False,
             service_tier="flex",
             prompt_cache_key="k",
+            prompt_cache_retention="24h",
             safety_identifier="s",
             user="u",
             max_tool_calls=3,
@@ -316,6 +319,7 @@ async def test_fields_without_effect_are_taken_and_echoed(byte_tokenizer: Tokeni
         )
         assert (made.parallel_tool_calls, made.service_tier, made.tool_choice) == (False, "default", "none")
         assert (made.prompt_cache_key, made.safety_identifier, made.user, made.max_tool_calls) == ("k", "s", "u", 3)
+        assert made.prompt_cache_retention == "24h"
         assert gateway.pool.submits[0].sampling.top_k == 3
         assert gateway.pool.submits[0].cache_salt == "pepper"
 

@@ -92,6 +92,21 @@ def test_several_conversations_are_answered_together(llm: LLM) -> None:
 
 
 @pytest.mark.model
+def test_what_is_enqueued_runs_with_the_next_call_and_is_the_same(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=6)
+    messages = [{"role": "user", "content": "Who are you?"}]
+    expected = [*llm.generate(["One, two,"], params, use_tqdm=False), *llm.chat(messages, params, use_tqdm=False)]
+    names = [*llm.enqueue("One, two,", params), *llm.enqueue_chat(messages, params, priority=1)]
+    assert not llm.reset_prefix_cache()
+    llm.generate("x", params, use_tqdm=False)
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    assert [output.request_id for output in outputs] == names
+    assert [output.outputs[0].text for output in outputs] == [output.outputs[0].text for output in expected]
+    assert llm.wait_for_completion(use_tqdm=False) == []
+    assert llm.reset_prefix_cache()
+
+
+@pytest.mark.model
 def test_each_prompt_may_have_its_own_parameters(llm: LLM) -> None:
     lengths = (3, 7)
     outputs = llm.generate(["a", "b"], [SamplingParams(max_tokens=length) for length in lengths], use_tqdm=False)
@@ -178,6 +193,7 @@ def test_outputs_look_as_they_must(llm: LLM) -> None:
     [
         ({"max_modle_len": 5}, "LLM.. takes no argument 'max_modle_len'; did you mean 'max_model_len'"),
         ({"frobnicate": 5}, "LLM.. takes no argument 'frobnicate'; it takes .*max_num_seqs"),
+        ({"speculative_config": {"method": "ngram"}}, "LLM.. does not serve speculative_config, got .*; leave it out"),
         ({"tensor_parallel_size": 2}, "LLM.. serves tensor_parallel_size=1 only, not 2; leave it out"),
     ],
 )
