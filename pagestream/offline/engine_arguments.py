@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Final
 
-_NO_EFFECT: Final = frozenset({"trust_remote_code", "enforce_eager", "disable_log_stats", "swap_space"})
+_NO_EFFECT: Final = frozenset({"trust_remote_code", "disable_log_stats", "swap_space"})
 """These choose between ways that pagestream does not have."""
 
 _SERVED_AT: Final[Mapping[str, tuple[object, ...]]] = {

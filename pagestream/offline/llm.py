@@ -62,6 +62,7 @@ class LLM:
         enable_prefix_caching: bool = _DEFAULTS.enable_prefix_caching,
         block_size: int = _DEFAULTS.block_size,
         device: str = _DEFAULTS.device,
+        enforce_eager: bool = _DEFAULTS.enforce_eager,
         num_threads: int | None = _DEFAULTS.num_threads,
         **others: Any,  # noqa: ANN401 - vLLM's
     ) -> None:
@@ -82,6 +83,7 @@ class LLM:
             enable_prefix_caching: Compute a prefix that prompts share only once.
             block_size: Tokens of one block of the KV cache.
             device: "auto", "cpu" or "cuda".
+            enforce_eager: Capture no steps (CUDA graphs).
             num_threads: Threads of one operation on the CPU; None for all that the process may use.
             others: Further arguments of vLLM's, at values that change nothing.
 
@@ -104,6 +106,7 @@ class LLM:
             kv_cache_memory_bytes=kv_cache_memory_bytes,
             enable_prefix_caching=enable_prefix_caching,
             device=device,
+            enforce_eager=enforce_eager,
             num_threads=num_threads,
         )
         self._checkpoint = resolve(model)
