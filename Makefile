@@ -23,7 +23,7 @@ ENVIRONMENT := .venv/.installed
 .PHONY: help serve lint type format lock clean \
 	chaos soak fuzz simulate \
 	test test-fast test-scheduler test-exact test-grammar test-openapi test-clients compose-test test-kernels \
-	kernels-aot \
+	kernels-aot gpu-check roofline \
 	bench-floor bench-start bench-prefix bench-services bench-scheduler bench-gateway bench-perplexity bench-step bench-parameters
 
 help: ## list the targets
@@ -106,9 +106,16 @@ format: $(ENVIRONMENT) ## put the code into shape
 
 test-kernels: $(ENVIRONMENT) ## every kernel in Triton's interpreter beside its plain reference; every variant for CPUs
 	KERNEL_TESTS=all $(BIN)/pytest tests/kernels/triton tests/gpu_worker/test_prebuild.py
+	KERNEL_TESTS=all $(BIN)/pytest tests/gpu_worker/test_decoder.py -k triton
+
+roofline: $(ENVIRONMENT) ## what GPUs can do at best, kernel by kernel, by arithmetic: the tables of docs/roofline.md
+	@$(BIN)/python -m loadtest.roofline_tables
 
 kernels-aot: $(ENVIRONMENT) ## compile every Triton kernel for four GPUs, check registers, spills and shared memory
 	@TRITON_INTERPRET=0 $(BIN)/python -m kernels.triton.aot $(ARGS)
+
+gpu-check: $(ENVIRONMENT) ## the whole truth on this machine's GPU: numerics, kernel times, throughput; tables to paste
+	@TRITON_INTERPRET=0 $(BIN)/python -m loadtest.gpu_check $(ARGS)
 
 lock: $(ENVIRONMENT) ## pin what the environment holds now
 	@requirements/lock.sh

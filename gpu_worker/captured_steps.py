@@ -1,16 +1,18 @@
 """A model's steps, some of which are captured.
 
 Where the device can, a step in which every sequence computes one token is noted once for each number of sequences and
-repeated from then on, without Python between its ops. Every other step (prompts, chunks) is computed op by op.
+repeated from then on, without Python between its ops. Where it can pad (GPUs), that is done before the first step, for
+some numbers, and a smaller batch takes the next larger one. Every other step (prompts, chunks) is computed op by op.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpu_worker.batch_buckets import bucket_of
 from gpu_worker.kv_cache import KVCache
 from gpu_worker.models.decoder import Decoder
 from gpu_worker.models.model import Model
@@ -19,6 +21,8 @@ from gpu_worker.step_input import StepInput
 from kernels.arguments import PagedBatch
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+
+_PADDING_SLOT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,17 @@ class _CapturedStep:
 class CapturedSteps:
     """Computes the steps of one model on one cache."""
 
-    def __init__(self, model: Model, cache: KVCache, capture: Capture | None, *, max_blocks: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        capture: Capture | None,
+        *,
+        max_blocks: int,
+        block_size: int,
+        device: torch.device,
+        buckets: Sequence[int] | None = None,
+    ) -> None:
         """Capture nothing yet.
 
         Args:
@@ -41,63 +55,81 @@ class CapturedSteps:
             cache: That the model reads and writes.
             capture: Of the ops, see `Ops.capture`.
             max_blocks: Of one sequence.
+            block_size: Tokens of a block.
+            device: Where the model is.
+            buckets: Numbers of sequences, ascending, to which others are padded; None where steps cannot be padded.
         """
         self._model = model
         self._cache = cache
         self._capture = capture if isinstance(model, Decoder) and model.can_be_captured else None
         self._max_blocks = max_blocks
+        self._block_size = block_size
+        self._device = device
+        self._buckets = buckets
         self._captured: dict[int, _CapturedStep] = {}
+
+    def prepare(self) -> int:
+        """Capture a step for each bucket; returns how many. The largest comes first: the others fit into its memory."""
+        if self._capture is not None:
+            for size in reversed(self._buckets or ()):
+                self._captured[size] = self._note(self._capture, self._empty(size))
+        return len(self._captured)
 
     def hidden_states(self, step: StepInput) -> Tensor:
         """As `Model.hidden_states`. The numbers are valid until the next step."""
-        if self._capture is None or not step.is_decode:
-            return self._model.hidden_states(step, self._cache)
         num_seqs = len(step.token_ids)
-        if (captured := self._captured.get(num_seqs)) is None:
-            captured = self._captured[num_seqs] = self._note(self._capture, step)
-        self._put(step, captured)
-        return captured.repeat()
+        size = num_seqs if self._buckets is None else bucket_of(num_seqs, self._buckets)
+        if self._capture is None or not step.is_decode or size is None:
+            return self._model.hidden_states(step, self._cache)
+        if (captured := self._captured.get(size)) is None:
+            own = self._empty(size)
+            _copy(step, own)
+            captured = self._captured[size] = self._note(self._capture, own)
+        _copy(step, captured.step)
+        self._decoder.rotary.at(captured.step.positions, out=captured.rotations)
+        return captured.repeat()[:num_seqs]
 
     @property
     def _decoder(self) -> Decoder:
         assert isinstance(self._model, Decoder), "no other model is captured"
         return self._model
 
-    def _note(self, capture: Capture, step: StepInput) -> _CapturedStep:
-        own = _like(step, max_blocks=self._max_blocks)
+    def _note(self, capture: Capture, own: StepInput) -> _CapturedStep:
         rotations = self._decoder.rotary.at(own.positions)
-        _copy(step, own)
         repeat = capture(lambda: self._decoder.layers(own, rotations, self._cache))
         return _CapturedStep(own, rotations, repeat)
 
-    def _put(self, step: StepInput, captured: _CapturedStep) -> None:
-        _copy(step, captured.step)
-        self._decoder.rotary.at(step.positions, out=captured.rotations)
+    def _empty(self, num_seqs: int) -> StepInput:
+        """A step of nothing but padding, with tensors for any step of up to so many sequences."""
 
+        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=self._device)
 
-def _like(step: StepInput, *, max_blocks: int) -> StepInput:
-    """Tensors for any step of as many sequences."""
-    num_seqs = len(step.token_ids)
-    batch = step.batch
-    return StepInput(
-        token_ids=torch.zeros_like(step.token_ids),
-        positions=torch.zeros_like(step.positions),
-        slots=torch.zeros_like(step.slots),
-        batch=PagedBatch(
-            query_start=batch.query_start.clone(),
-            context_lens=torch.zeros_like(batch.context_lens),
-            block_tables=batch.block_tables.new_zeros(num_seqs, max_blocks),
-            block_size=batch.block_size,
-            is_decode=True,
-        ),
-        sampled_rows=torch.zeros_like(step.token_ids),
-        sampled_slots=np.zeros(num_seqs, np.int64),
-    )
+        return StepInput(
+            token_ids=zeros(num_seqs, dtype=torch.int64),
+            positions=zeros(num_seqs, dtype=torch.int64),
+            slots=torch.full((num_seqs,), _PADDING_SLOT, dtype=torch.int64, device=self._device),
+            batch=PagedBatch(
+                query_start=zeros(num_seqs + 1, dtype=torch.int32),
+                context_lens=zeros(num_seqs, dtype=torch.int32),
+                block_tables=zeros(num_seqs, self._max_blocks, dtype=torch.int32),
+                block_size=self._block_size,
+                is_decode=True,
+            ),
+            sampled_rows=zeros(num_seqs, dtype=torch.int64),
+            sampled_slots=np.zeros(num_seqs, np.int64),
+        )
 
 
 def _copy(step: StepInput, to: StepInput) -> None:
-    to.token_ids.copy_(step.token_ids)
-    to.slots.copy_(step.slots)
-    to.batch.context_lens.copy_(step.batch.context_lens)
-    tables = step.batch.block_tables
-    to.batch.block_tables[:, : tables.shape[1]].copy_(tables)
+    """Put a step's numbers where they are read; sequences behind them compute no token, and write none."""
+    num_seqs, tables = len(step.token_ids), step.batch.block_tables
+    to.token_ids[:num_seqs].copy_(step.token_ids)
+    to.positions[:num_seqs].copy_(step.positions)
+    to.slots[:num_seqs].copy_(step.slots)
+    to.batch.context_lens[:num_seqs].copy_(step.batch.context_lens)
+    to.batch.query_start[: num_seqs + 1].copy_(step.batch.query_start)
+    to.batch.block_tables[:num_seqs, : tables.shape[1]].copy_(tables)
+    if num_seqs < len(to.token_ids):
+        to.slots[num_seqs:] = _PADDING_SLOT
+        to.batch.query_start[num_seqs + 1 :] = num_seqs

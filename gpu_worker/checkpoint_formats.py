@@ -1,23 +1,24 @@
 """How quantized checkpoints store a matrix: AWQ, GPTQ, compressed-tensors and FP8, each read into plain numbers.
 
-Every reader takes the tensors of one layer by their last names and gives [out_features, in_features]. Activations stay
-fp32, also where a checkpoint would have them rounded.
+Every reader takes the tensors of one layer by their last names and gives [out_features, in_features]. A CPU leaves
+activations as they are, also where a checkpoint would have them rounded.
 
 Sources: the formats as AutoAWQ, GPTQModel, compressed-tensors and transformers' finegrained_fp8 write them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from gpu_worker.integer_matrices import IntegerMatrix, unpack
+from kernels.arguments import IntegerMatrix, ScaledMatrix
+from kernels.integer_matrices import unpack
 from shared.config_fields import ConfigFields
 from shared.errors import CheckpointError
 
-QuantizedMatrix = Tensor | IntegerMatrix
+QuantizedMatrix = IntegerMatrix | ScaledMatrix
 Read = Callable[[str], Tensor | None]
 """A layer's tensor by its last name, such as "qweight"; None if there is none."""
 
@@ -40,6 +41,7 @@ class CheckpointFormat:
         group_size: Columns that share a scale; None for a whole row.
         is_symmetric: Zero points are the middle.
         stores_zeros_less_one: GPTQ's first version does.
+        rounds_activations: They are meant to be rounded to int8 (compressed-tensors' W8A8).
     """
 
     method: str
@@ -47,6 +49,7 @@ class CheckpointFormat:
     group_size: int | None = None
     is_symmetric: bool = False
     stores_zeros_less_one: bool = False
+    rounds_activations: bool = False
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "CheckpointFormat":
@@ -74,6 +77,7 @@ class CheckpointFormat:
             None if size <= 0 else size,
             is_symmetric=fields.get("sym", bool, False),
             stores_zeros_less_one=fields.get("checkpoint_format", str, "gptq") != "gptq_v2",
+            rounds_activations=_rounds_activations(fields.get("config_groups", dict, {})),
         )
 
     def matrix(self, read: Read) -> QuantizedMatrix | None:
@@ -91,7 +95,7 @@ class CheckpointFormat:
             raise CheckpointError("the layer has neither weight, qweight nor weight_packed")
         if weight.dtype in _FP8:
             return _scaled(weight, read)
-        return _compressed_bytes(weight, read) if weight.dtype == torch.int8 else None
+        return self._compressed_bytes(weight, read) if weight.dtype == torch.int8 else None
 
     def _awq(self, words: Tensor, read: Read) -> IntegerMatrix:
         def columns(packed: Tensor) -> Tensor:
@@ -106,6 +110,15 @@ class CheckpointFormat:
         if self._is_less_one(zeros):
             zeros = zeros + 1
         return _grouped(self.bits, quants, _needed(read, "scales").T, zeros, groups=read("g_idx"))
+
+    def _compressed_bytes(self, weight: Tensor, read: Read) -> IntegerMatrix:
+        scales = _needed(read, "weight_scale")
+        if scales.numel() == 1:
+            scales = scales.reshape(1, 1).expand(len(weight), 1)
+        given = read("weight_zero_point")
+        zeros = torch.zeros(scales.shape, dtype=torch.int32) if given is None else given.int().expand(scales.shape)
+        found = _grouped(8, weight.int() + 128, scales, zeros + 128)
+        return replace(found, rounds_activations=self.rounds_activations)
 
     def _is_less_one(self, zeros: Tensor) -> bool:
         """Some checkpoints are named as GPTQ's first version and are of the second: symmetric ones show it."""
@@ -130,27 +143,23 @@ def _compressed_words(words: Tensor, read: Read) -> IntegerMatrix:
     return _grouped(bits, unpack(words, bits)[:, :columns], scales, zeros, groups=read("weight_g_idx"))
 
 
-def _compressed_bytes(weight: Tensor, read: Read) -> QuantizedMatrix:
-    scales = _needed(read, "weight_scale")
-    if scales.numel() == 1:
-        scales = scales.reshape(1, 1).expand(len(weight), 1)
-    given = read("weight_zero_point")
-    zeros = torch.zeros(scales.shape, dtype=torch.int32) if given is None else given.int().expand(scales.shape)
-    return _grouped(8, weight.int() + 128, scales, zeros + 128)
+def _rounds_activations(groups: Mapping[str, object]) -> bool:
+    """Of compressed-tensors' `config_groups`; a checkpoint mixes no schemes of int8."""
+    schemes = [group.get("input_activations") for group in groups.values() if isinstance(group, dict)]
+    return any(isinstance(scheme, dict) and scheme.get("type") == "int" for scheme in schemes)
 
 
-def _scaled(weight: Tensor, read: Read) -> Tensor:
+def _scaled(weight: Tensor, read: Read) -> ScaledMatrix:
     """FP8 times the scale of its tensor, row, group or block; named "inverse", it is a factor all the same."""
     scales = read("weight_scale_inv")
     scales = (_needed(read, "weight_scale") if scales is None else scales).float()
     if scales.numel() == 1:
-        return weight.float() * scales.reshape(())
+        return ScaledMatrix(weight, scales.reshape(1, 1), (weight.shape[0], weight.shape[1]))
     if scales.dim() == 1:
         scales = scales[:, None]
     rows, columns = (-(-size // count) for size, count in zip(weight.shape, scales.shape, strict=True))
-    rows, columns = _block(rows), _block(columns)
-    spread = scales.repeat_interleave(rows, 0)[: weight.shape[0]].repeat_interleave(columns, 1)
-    return weight.float() * spread[:, : weight.shape[1]]
+    columns = weight.shape[1] if scales.shape[1] == 1 else _block(columns)
+    return ScaledMatrix(weight, scales.contiguous(), (_block(rows), columns))
 
 
 def _block(size: int) -> int:

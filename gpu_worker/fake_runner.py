@@ -17,6 +17,7 @@ from typing import NoReturn
 from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.runner import PromptLogprobs, RowOutput, StepOutput
+from kernels.roofline import StepLoad
 from shared.errors import PlanError
 from shared.ids import RequestId, Slot
 from shared.messages import Admitted, StepPlan, WorkerCapabilities
@@ -166,16 +167,16 @@ class FakeRunner:
         return self._capabilities
 
     @property
-    def num_context_tokens(self) -> int:
-        """Positions that the rows of the last step attended to, summed over rows: what a model reads from its cache."""
-        return self._num_context_tokens
+    def load(self) -> StepLoad:
+        """What a model would have computed in the last step."""
+        return self._load
 
     def reset(self) -> None:
         """Forget every row and the content of every block."""
         limits = self._capabilities
         self._rows: dict[int, FakeRow] = {}
         self._cache = _FakeCache(limits.num_blocks, limits.block_size, self._check_content)
-        self._num_context_tokens = 0
+        self._load = StepLoad(0, 0, 0, 0)
 
     def step(self, plan: StepPlan) -> StepOutput:
         """Apply the plan, check it, and invent the next token of each row that is up to date.
@@ -199,9 +200,16 @@ class FakeRunner:
                 positions = range(row.num_computed, row.num_computed + count)
                 self._hazard(row.request_id, row.choice, positions, row.tokens[positions.start : positions.stop])
             self._cache.write(row, count)
-        self._num_context_tokens = sum(row.num_computed for row, _ in work)
         rows = [self._sample(row) for row, _ in work if row.num_computed == len(row.tokens)]
-        return StepOutput(rows, sum(count for _, count in work), told)
+        num_tokens = sum(count for _, count in work)
+        contexts = [(row.num_computed, count) for row, count in work]
+        self._load = StepLoad(
+            num_tokens,
+            num_sampled=len(rows),
+            num_context_tokens=sum(context for context, _ in contexts),
+            num_pairs=sum(count * (2 * context - count + 1) // 2 for context, count in contexts),
+        )
+        return StepOutput(rows, num_tokens, told)
 
     def _release(self, slot: int) -> None:
         row = self._rows.pop(slot, None)

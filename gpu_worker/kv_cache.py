@@ -5,10 +5,7 @@ How the numbers of a block lie is the ops' affair (`Ops.cache_shapes`); blocks c
 """
 
 import logging
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,9 +16,6 @@ from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
-
-_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
-_MAX_DEFAULT_BYTES: Final = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +86,7 @@ class KVCache:
             (torch.empty(keys, dtype=dtype, device=device), torch.empty(values, dtype=dtype, device=device))
             for _ in range(config.num_hidden_layers)
         ]
+        self._copy = ops.copy_blocks
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """A layer's keys and values."""
@@ -99,34 +94,13 @@ class KVCache:
 
     def copy_blocks(self, sources: list[int], destinations: list[int]) -> None:
         """Copy each source block to the destination at the same place of its list."""
+        pairs = torch.tensor([sources, destinations]).T.contiguous().to(self._layers[0][0].device)
         for tensors in self._layers:
             for tensor in tensors:
-                tensor[destinations] = tensor[sources]
+                self._copy(tensor, tensor, pairs)
 
 
 def bytes_per_block(config: ModelConfig, *, block_size: int, dtype: torch.dtype) -> int:
     """Memory of one block in all layers, the scales of int8 included."""
     row_bytes = row_size(config.head_dim, dtype) * dtype.itemsize
     return 2 * config.num_hidden_layers * block_size * config.num_key_value_heads * row_bytes
-
-
-def cache_memory_bytes(
-    device: torch.device, *, kv_cache_memory_bytes: int | None, gpu_memory_utilization: float
-) -> int:
-    """Memory to be given to the cache, once the weights are loaded.
-
-    Without a figure of the user's: on a GPU what is left of `gpu_memory_utilization` of its memory, on a CPU a quarter
-    of the machine's or the container's memory, 4 GiB at most.
-    """
-    if kv_cache_memory_bytes is not None:
-        return kv_cache_memory_bytes
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return max(0, int(free - total * (1 - gpu_memory_utilization)))
-    return min(_host_memory_bytes() // 4, _MAX_DEFAULT_BYTES)
-
-
-def _host_memory_bytes() -> int:
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
-    return min(machine, int(limit)) if limit.isdecimal() else machine

@@ -8,9 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from gpu_worker.batch_buckets import batch_buckets
 from gpu_worker.batch_state import BatchState
+from gpu_worker.cache_sizing import cache_memory_bytes
 from gpu_worker.captured_steps import CapturedSteps
-from gpu_worker.kv_cache import CacheGeometry, KVCache, cache_memory_bytes
+from gpu_worker.kv_cache import CacheGeometry, KVCache
+from gpu_worker.largest_step import run_largest_step
 from gpu_worker.logits_processors.grammar import GrammarMask
 from gpu_worker.logits_processors.pipeline import LogitsPipeline, standard_processors
 from gpu_worker.logprobs import prompt_logprobs
@@ -22,6 +25,7 @@ from gpu_worker.precision import Precision
 from gpu_worker.runner import RowOutput, StepOutput
 from gpu_worker.sampler import Sampler
 from gpu_worker.scoring import log_likelihoods
+from gpu_worker.staging import move_to
 from gpu_worker.step_input import StepInput
 from kernels.ops import Ops
 from shared.checkpoint import Checkpoint
@@ -63,6 +67,7 @@ class ModelRunner:
         self._grammars = grammars
         self._capabilities = capabilities
         self._device = torch.device(capabilities.device)
+        self._move = move_to(self._device)
 
     @classmethod
     def load(  # noqa: PLR0913  one keyword for each flag of the worker
@@ -81,6 +86,7 @@ class ModelRunner:
         enable_prefix_caching: bool,
         device: str,
         model_name: str,
+        enforce_eager: bool = False,
         ops: Ops | None = None,
     ) -> "ModelRunner":
         """Load a model and allocate its cache.
@@ -88,7 +94,7 @@ class ModelRunner:
         Args:
             checkpoint: What to load.
             dtype: "auto", "float32", "bfloat16" or "float16"; see `Precision.choose`.
-            kv_cache_dtype: "auto", "fp32", "bf16", "fp16" or "int8"; see `Precision.choose`.
+            kv_cache_dtype: "auto", "fp32", "bf16", "fp16", "int8" or "fp8"; see `Precision.choose`.
             quantization: A name of `Quantization`, or None.
             block_size: Tokens of a block.
             kv_cache_memory_bytes: For the cache; None for the device's default.
@@ -99,6 +105,7 @@ class ModelRunner:
             enable_prefix_caching: What the scheduler is told.
             device: By PyTorch's name.
             model_name: What clients call the model.
+            enforce_eager: Capture no step.
             ops: To compute with; None for the best that `choose_ops` finds.
 
         Raises:
@@ -111,12 +118,25 @@ class ModelRunner:
             dtype, config, ops, where, kv_cache_dtype=kv_cache_dtype, quantization=quantization
         )
         logger.info("loading %s as %s, by %s kernels", model_name, precision, ops.name)
+        max_positions = max_model_len or config.max_context
         with torch.inference_mode():
-            model, config, ops = load_model(
-                checkpoint, config, ops, precision, where, max_positions=max_model_len or config.max_context
-            )
+            model, config, ops = load_model(checkpoint, config, ops, precision, where, max_positions=max_positions)
             memory_bytes = cache_memory_bytes(
-                where, kv_cache_memory_bytes=kv_cache_memory_bytes, gpu_memory_utilization=gpu_memory_utilization
+                where,
+                kv_cache_memory_bytes=kv_cache_memory_bytes,
+                gpu_memory_utilization=gpu_memory_utilization,
+                run_largest_step=partial(
+                    run_largest_step,
+                    model,
+                    config,
+                    ops,
+                    max_num_seqs=max_num_seqs,
+                    max_num_batched_tokens=max_num_batched_tokens,
+                    block_size=block_size,
+                    max_positions=max_positions,
+                    cache_dtype=precision.cache,
+                    device=where,
+                ),
             )
             geometry = CacheGeometry.fit(
                 config,
@@ -152,7 +172,18 @@ class ModelRunner:
             quantization=precision.quantization_name,
         )
         max_blocks = -(-geometry.max_model_len // block_size)
-        steps = CapturedSteps(model, cache, ops.capture, max_blocks=max_blocks)
+        steps = CapturedSteps(
+            model,
+            cache,
+            None if enforce_eager else ops.capture,
+            max_blocks=max_blocks,
+            block_size=block_size,
+            device=where,
+            buckets=batch_buckets(max_num_seqs) if ops.captures_padded else None,
+        )
+        with torch.inference_mode():
+            if num_captured := steps.prepare():
+                logger.info("captured decodes of %d batch sizes, up to %d sequences", num_captured, max_num_seqs)
         compiler = GrammarCompiler(partial(tokenizer_json, checkpoint), config.eos_token_ids)
         grammars = GrammarMask(compiler, config.vocab_size)
         pipeline = LogitsPipeline([*standard_processors(config.vocab_size), grammars], max_num_seqs=max_num_seqs)
@@ -174,7 +205,7 @@ class ModelRunner:
             self._cache.copy_blocks(list(pairs[::2]), list(pairs[1::2]))
         if not len(work.slots):
             return StepOutput([], 0)
-        step = StepInput.build(self._state, work, device=self._device)
+        step = StepInput.build(self._state, work, self._move)
         hidden = self._steps.hidden_states(step)
         told = prompt_logprobs(self._state, work, hidden, self._model.logits)
         embeddings = self._pooler.pool(self._state, work, hidden)

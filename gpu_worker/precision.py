@@ -14,7 +14,9 @@ from shared.model_config import ModelConfig
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CACHE_DTYPES: Final = (
-    _DTYPES | {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16} | {"int8": torch.int8}
+    _DTYPES
+    | {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    | {"int8": torch.int8, "fp8": torch.float8_e4m3fn, "fp8_e4m3": torch.float8_e4m3fn}
 )
 
 
@@ -113,10 +115,17 @@ def _cache_dtype(name: str, found: Precision, ops: Ops) -> torch.dtype:
     if name not in _CACHE_DTYPES:
         raise ConfigurationError(f"--kv-cache-dtype {name!r} is not served; use auto, {', '.join(_CACHE_DTYPES)}")
     cache = _CACHE_DTYPES[name]
+    if cache == torch.float8_e4m3fn:
+        if not ops.caches_fp8:
+            raise ConfigurationError(
+                f"--kv-cache-dtype {name} needs the Triton kernels on a GPU, but {ops.name}'s are used; use int8 "
+                "or fp16 on a CPU, or leave it out"
+            )
+        return cache
     if cache != found.activations and not ops.is_mixed_precision:
         raise ConfigurationError(
             f"--kv-cache-dtype {name} needs the native CPU kernels, but {ops.name}'s are used, which "
-            f"keep keys and values as {found.activations}; use auto, or install a C++ compiler"
+            f"keep keys and values as {found.activations}; use auto, on a GPU fp8, or install a C++ compiler"
         )
     return cache
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpu_worker.integer_matrices import pack
 from gpu_worker.weights import shard_paths
+from kernels.integer_matrices import pack
 from shared.checkpoint import Checkpoint
 from shared.config_fields import read_json
 from shared.errors import CheckpointError, ConfigurationError

@@ -5,14 +5,15 @@ import os
 from gpu_worker.fake_runner import FakeRunner
 from gpu_worker.runner import Runner
 from gpu_worker.settings import WorkerSettings
-from gpu_worker.timed_runner import Roofline, TimedRunner
+from gpu_worker.timed_runner import TimedRunner
+from kernels.roofline import GPUS, LLAMA_8B, expected_seconds
 from shared.checkpoint import resolve
 from shared.errors import ConfigurationError
 from shared.messages import WorkerCapabilities
 
 _FAKE_MAX_MODEL_LEN = 8192
 _FAKE_CACHE_BYTES = 32 * 2**30
-"""Of the model that `Roofline` describes: 262,144 tokens."""
+"""Of the model that the timed runner is: 262,144 tokens."""
 
 
 def build_runner(settings: WorkerSettings) -> Runner:
@@ -24,13 +25,16 @@ def build_runner(settings: WorkerSettings) -> Runner:
     if settings.runner == "model":
         return _load_model(settings)
     fake = FakeRunner(_fake_capabilities(settings), check_content=settings.runner == "fake")
-    return fake if settings.runner == "fake" else TimedRunner(fake)
+    if settings.runner == "fake":
+        return fake
+    gpu = GPUS[settings.timed_device]
+    return TimedRunner(fake, lambda load: expected_seconds(LLAMA_8B, load, gpu))
 
 
 def _fake_capabilities(settings: WorkerSettings) -> WorkerCapabilities:
     max_model_len = settings.max_model_len or _FAKE_MAX_MODEL_LEN
     cache_bytes = settings.kv_cache_memory_bytes or _FAKE_CACHE_BYTES
-    num_blocks = int(cache_bytes // (Roofline().kv_bytes_per_token * settings.block_size))
+    num_blocks = int(cache_bytes // (LLAMA_8B.kv_bytes_per_token * settings.block_size))
     if num_blocks * settings.block_size < max_model_len:
         raise ConfigurationError(
             f"--kv-cache-memory-bytes {cache_bytes} holds {num_blocks} blocks of {settings.block_size} tokens, too few "
@@ -58,8 +62,14 @@ def _load_model(settings: WorkerSettings) -> Runner:
 
     torch.set_num_threads(settings.num_threads or len(os.sched_getaffinity(0)))
     device = settings.device
+    has_gpu = torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if has_gpu else "cpu"
+    if device.startswith("cuda") and not has_gpu:
+        raise ConfigurationError(
+            f"--device {device}: PyTorch {torch.__version__} sees no GPU; install a build of PyTorch for your GPU and "
+            "its driver, or use --device cpu"
+        )
     return ModelRunner.load(
         resolve(settings.model),
         dtype=settings.dtype,
@@ -74,4 +84,5 @@ def _load_model(settings: WorkerSettings) -> Runner:
         enable_prefix_caching=settings.enable_prefix_caching,
         device=device,
         model_name=settings.model_name,
+        enforce_eager=settings.enforce_eager,
     )

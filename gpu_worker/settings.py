@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kernels.roofline import GpuName
 from shared.errors import ConfigurationError
 
 RunnerKind = Literal["model", "fake", "timed"]
@@ -28,6 +29,8 @@ class WorkerSettings:
         seed: Kept for vLLM's command lines; requests bring their own seeds.
         device: "auto", "cpu" or "cuda".
         runner: What computes: a model, a function of the request, or that in the time a GPU would take.
+        timed_device: Which GPU that is; the model is Llama 3.1 8B.
+        enforce_eager: Capture no step (CUDA graphs), which saves memory and the seconds of capturing.
         num_threads: Threads of one operation on the CPU; as many as the process may use if None.
     """
 
@@ -48,7 +51,9 @@ class WorkerSettings:
     seed: int = 0
     device: str = "auto"
     runner: RunnerKind = "model"
+    timed_device: GpuName = "h100"
     num_threads: int | None = None
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         counts = {

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gpu_worker.batch_state import BatchState, Work
+from gpu_worker.staging import Move, as_tensors
 from kernels.arguments import PagedBatch
 
 
@@ -37,8 +37,8 @@ class StepInput:
         return self.batch.is_decode
 
     @classmethod
-    def build(cls, state: BatchState, work: Work, *, device: torch.device) -> "StepInput":
-        """Derive a step's input, for at least one row that computes at least one token."""
+    def build(cls, state: BatchState, work: Work, move: Move = as_tensors) -> "StepInput":
+        """Derive a step's input, for at least one row that computes at least one token; move: see `staging`."""
         block_size = state.block_size
         first = state.num_computed[work.slots]
         contexts = first + work.num_tokens
@@ -49,20 +49,23 @@ class StepInput:
         slots = tables[sequence, positions // block_size].astype(np.int64) * block_size + positions % block_size
         is_sampled = contexts == state.num_tokens[work.slots]
 
-        def move(array: NDArray[np.generic], dtype: type[np.generic]) -> Tensor:
-            return torch.from_numpy(array.astype(dtype)).to(device)
-
+        token_ids, places, own_slots, starts, lengths, blocks, sampled_rows = move(
+            [
+                state.tokens[work.slots[sequence], positions].astype(np.int64),
+                positions.astype(np.int64),
+                slots.astype(np.int64),
+                query_start.astype(np.int32),
+                contexts.astype(np.int32),
+                tables.astype(np.int32),
+                (query_start[1:][is_sampled] - 1).astype(np.int64),
+            ]
+        )
+        is_decode = len(positions) == len(work.slots)
         return cls(
-            token_ids=move(state.tokens[work.slots[sequence], positions], np.int64),
-            positions=move(positions, np.int64),
-            slots=move(slots, np.int64),
-            batch=PagedBatch(
-                query_start=move(query_start, np.int32),
-                context_lens=move(contexts, np.int32),
-                block_tables=move(tables, np.int32),
-                block_size=block_size,
-                is_decode=len(positions) == len(work.slots),
-            ),
-            sampled_rows=move(query_start[1:][is_sampled] - 1, np.int64),
+            token_ids=token_ids,
+            positions=places,
+            slots=own_slots,
+            batch=PagedBatch(starts, lengths, blocks, block_size, is_decode),
+            sampled_rows=sampled_rows,
             sampled_slots=work.slots[is_sampled],
         )

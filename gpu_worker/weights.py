@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -13,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpu_worker.checkpoint_formats import CheckpointFormat, QuantizedMatrix
-from gpu_worker.integer_matrices import IntegerMatrix
-from kernels.arguments import BlockMatrix, Matrix
+from kernels.arguments import BlockMatrix, IntegerMatrix, Matrix
+from kernels.integer_matrices import in_blocks
+from kernels.ops import keeps_nothing
+from kernels.reference_linear import dequantize, to_device
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
 from shared.gguf_file import GGUFFile, GGUFTensor
@@ -54,6 +57,7 @@ def open_weights(
     dtype: torch.dtype,
     device: torch.device,
     matrix_dtype: MatrixDtype | None = None,
+    keeps: Callable[[Matrix], bool] = keeps_nothing,
 ) -> Weights:
     """The reader for a checkpoint's format.
 
@@ -63,11 +67,12 @@ def open_weights(
         dtype: Of all tensors but the matrices.
         device: To put them on.
         matrix_dtype: Of the matrices; None for `dtype`.
+        keeps: Which quantized matrices stay what they are, see `Ops.keeps`.
 
     Raises:
         CheckpointError: its files cannot be read.
     """
-    wanted = _Wanted(dtype, matrix_dtype or dtype, device)
+    wanted = _Wanted(dtype, matrix_dtype or dtype, device, keeps)
     quantized = None if config.quantization is None else CheckpointFormat.read(config.quantization)
     if checkpoint.format == "gguf":
         return GGUFWeights(GGUFFile.open(checkpoint.path), config, wanted)
@@ -79,6 +84,7 @@ class _Wanted:
     dtype: torch.dtype
     matrix_dtype: MatrixDtype
     device: torch.device
+    keeps: Callable[[Matrix], bool]
 
     def tensor(self, numbers: Tensor) -> Tensor:
         return numbers.to(self.device, self.dtype)
@@ -88,12 +94,12 @@ class _Wanted:
             return numbers.to(self.device, self.matrix_dtype)
         return numbers.to(self.device) if numbers.dtype in _STORED_DTYPES else self.tensor(numbers)
 
-    def integers(self, numbers: IntegerMatrix) -> Matrix:
-        """As blocks where those are multiplied and hold the same numbers."""
-        packed = numbers.packed() if self.matrix_dtype == "stored" else None
-        if packed is None:
-            return self.matrix(numbers.dequantize())
-        return BlockMatrix(packed.format, packed.blocks.to(self.device))
+    def quantized(self, numbers: QuantizedMatrix) -> Matrix:
+        """As it is, or as blocks, where those are multiplied and hold the same numbers."""
+        if self.keeps(numbers):
+            return to_device(numbers, self.device)
+        packed = in_blocks(numbers) if self.matrix_dtype == "stored" and isinstance(numbers, IntegerMatrix) else None
+        return self.matrix(dequantize(numbers)) if packed is None else to_device(packed, self.device)
 
 
 class SafetensorsWeights:
@@ -118,9 +124,7 @@ class SafetensorsWeights:
     def matrix(self, name: str) -> Matrix:
         """See `Weights`."""
         found = None if self._quantized is None else self._quantized_matrix(self._quantized, name)
-        if isinstance(found, IntegerMatrix):
-            return self._wanted.integers(found)
-        return self._wanted.matrix(self._read(name) if found is None else found)
+        return self._wanted.matrix(self._read(name)) if found is None else self._wanted.quantized(found)
 
     def _quantized_matrix(self, quantized: CheckpointFormat, name: str) -> QuantizedMatrix | None:
         layer = name.removesuffix("weight")

@@ -62,7 +62,56 @@ class Int8Blocks:
         return self.blocks.shape
 
 
-Matrix = Tensor | BlockMatrix | Int8Matrix | Int8Blocks
+@dataclass(frozen=True, slots=True)
+class IntegerMatrix:
+    """Small integers with a scale and a zero point for each group of columns, whatever format they were stored in.
+
+    A number is `(quant - zero) * scale` of its row and its column's group.
+
+    Attributes:
+        bits: Of a quant, 4 or 8.
+        quants: [out_features, in_features] u8.
+        scales: [out_features, num_groups], floats.
+        zeros: [out_features, num_groups] int32.
+        groups: [in_features] int64, each column's group.
+        rounds_activations: The format means them to be multiplied by activations that are rounded to int8 by rows; not
+            every device does that.
+    """
+
+    bits: int
+    quants: Tensor
+    scales: Tensor
+    zeros: Tensor
+    groups: Tensor
+    rounds_activations: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.quants.shape[0], self.quants.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledMatrix:
+    """FP8 with a scale for each block; a number is its weight times its block's scale.
+
+    Attributes:
+        weight: [out_features, in_features] float8_e4m3fn or float8_e5m2.
+        scales: [blocks of out_features, blocks of in_features] float32.
+        block: (out, in) of one scale; the last blocks may be cut off.
+    """
+
+    weight: Tensor
+    scales: Tensor
+    block: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.weight.shape[0], self.weight.shape[1]
+
+
+Matrix = Tensor | BlockMatrix | Int8Matrix | Int8Blocks | IntegerMatrix | ScaledMatrix
 """Weights as a checkpoint stores them or as they were rounded, [out_features, in_features]."""
 
 
@@ -95,6 +144,7 @@ class PagedAttention(Protocol):
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Let each token attend to its sequence up to and including itself.
 
@@ -105,6 +155,8 @@ class PagedAttention(Protocol):
             scale: Multiplied into q.k before softmax, usually head_dim ** -0.5.
             window: Tokens that a token sees, itself included; None for all.
             soft_cap: Scores become `soft_cap * tanh(score / soft_cap)`; None leaves them.
+            sinks: [num_heads], scores of a token that all see and that has no value; None without, as always where
+                `Ops.has_sinks` is False.
 
         Returns:
             [num_tokens, num_heads, head_dim] in query's dtype.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import reference
+from kernels import reference_linear
 from kernels.arguments import Embedding, Linear, Matrix
 
 
@@ -36,9 +36,9 @@ def pack_linear(matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
 
     A row's result does not depend on the number of rows either, but for the last bit of a single row.
     """
-    weight = torch.cat([reference.dequantize(matrix) for matrix in matrices])
+    weight = torch.cat([reference_linear.dequantize(matrix) for matrix in matrices])
     if weight.dtype != torch.float32 or not _has_packed_linear():
-        return reference.pack_linear([weight], bias)
+        return reference_linear.pack_linear([weight], bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)  # noqa: SLF001
     return _PackedLinear(packed, bias)
 
@@ -56,7 +56,7 @@ class _Embedding:
 
 def pack_embedding(matrix: Matrix) -> Embedding:
     """As the reference; the head is a second copy, for oneDNN."""
-    return _Embedding(reference.dequantize(matrix))
+    return _Embedding(reference_linear.dequantize(matrix))
 
 
 def _has_packed_linear() -> bool:

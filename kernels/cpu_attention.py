@@ -65,7 +65,9 @@ class _GatheredAttention:
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
+        assert sinks is None, "see Ops.has_sinks"
         if window not in self._parts:
             self._parts[window] = _cut(self._batch, window or _UNBOUNDED)
         score = partial(_attend, scale=scale, soft_cap=soft_cap)

@@ -38,7 +38,7 @@ from kernels.native_library import (
     open_library,
 )
 from kernels.ops import Ops
-from kernels.reference import stack_blocks, stack_int8
+from kernels.reference_linear import stack_blocks, stack_int8
 
 _PANEL_ROWS: Final = 16
 _MAX_VOCABULARY: Final = 1 << 20
@@ -217,7 +217,9 @@ class _Attention:
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
+        assert sinks is None, "see Ops.has_sinks"
         query = query.contiguous()
         output = self._call.empty(*query.shape)
         self._call(
@@ -383,6 +385,7 @@ def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:
         return _PackedInt8(library, matrix, bias)
     if isinstance(matrix, Int8Blocks):
         return _PackedFloats(library, matrix.blocks, bias, "linear_int8_blocks")
+    assert isinstance(matrix, Tensor | BlockMatrix), "see Ops.keeps"
     return _PackedFloats(library, matrix, bias, "linear")
 
 
@@ -391,6 +394,7 @@ def _format(matrix: Matrix) -> str | torch.dtype:
         return "int8"
     if isinstance(matrix, Int8Blocks):
         return f"int8 times {matrix.blocks.format}"
+    assert isinstance(matrix, Tensor | BlockMatrix), "see Ops.keeps"
     return matrix.format if isinstance(matrix, BlockMatrix) else matrix.dtype
 
 

@@ -7,8 +7,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels import cpu, cpu_attention, cpu_sampling, reference
+from kernels import cpu, cpu_attention, cpu_sampling, reference, reference_linear
 from kernels.arguments import Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
+
+
+def keeps_nothing(_: Matrix) -> bool:
+    """Of ops that multiply no quantized checkpoint's own numbers."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +26,14 @@ class Ops:
             activations. Otherwise matrices and activations are of one dtype.
         int8_has_blocks: Activations in int8 are rounded and multiplied block by block, by blocks of GGUF; otherwise by
             rows, which is faster where the processor sums products of bytes.
+        keeps: Which `IntegerMatrix` and `ScaledMatrix` are multiplied as a checkpoint has them; others must be
+            dequantized, or be brought into blocks.
+        caches_fp8: Keys and values may be kept in fp8 (e4m3).
+        has_sinks: Attention takes `sinks`.
         capture: None where there is no such thing. Runs a function made of these ops alone, and returns one that
             computes the same anew from what then stands in the tensors that the first one read, into the tensor that
             it returned. The numbers there are valid until anything else that was captured runs.
+        captures_padded: What is captured may hold rows of padding: tokens of slot -1, sequences that compute no token.
     """
 
     name: str
@@ -42,15 +52,20 @@ class Ops:
     argmax: Callable[[Tensor], tuple[Tensor, Tensor]]
     sample: Callable[[Tensor, SamplingTensors], Tensor]
     cache_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
+    copy_blocks: Callable[[Tensor, Tensor, Tensor], None] = reference.copy_blocks
+    keeps: Callable[[Matrix], bool] = keeps_nothing
     int8_has_blocks: bool = False
+    caches_fp8: bool = False
+    has_sinks: bool = False
+    captures_padded: bool = False
     capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
 
 
 REFERENCE: Final = Ops(
     name="reference",
     is_mixed_precision=False,
-    pack_linear=reference.pack_linear,
-    pack_embedding=reference.pack_embedding,
+    pack_linear=reference_linear.pack_linear,
+    pack_embedding=reference_linear.pack_embedding,
     rms_norm=reference.rms_norm,
     add_rms_norm=reference.add_rms_norm,
     rotate_and_write=reference.rotate_and_write,
@@ -63,6 +78,7 @@ REFERENCE: Final = Ops(
     argmax=reference.argmax,
     sample=reference.sample,
     cache_shapes=reference.cache_shapes,
+    has_sinks=True,
 )
 
 CPU: Final = Ops(

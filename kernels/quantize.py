@@ -5,7 +5,7 @@ from typing import Final
 import torch
 
 from kernels.arguments import BlockMatrix, Int8Blocks, Int8Matrix, Matrix
-from kernels.reference import ROTATED_COLUMNS, dequantize, pad_columns, rotate_columns
+from kernels.reference_linear import ROTATED_COLUMNS, dequantize, pad_columns, rotate_columns
 
 BLOCK_COLUMNS: Final = 32
 """Weights of a block of Q8_0."""

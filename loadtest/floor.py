@@ -36,15 +36,15 @@ def main() -> int:
     )
     is_slower = False
     with serving(arguments.model, "--max-model-len", "2048") as url:
-        _serve(url, arguments.model, _prompts(2))
+        serve(url, arguments.model, prompts(2))
         for concurrency in arguments.concurrency:
             ours, theirs = [], []
             for _ in range(arguments.rounds):
-                prompts = _prompts(concurrency)
-                ours.append(_rate(lambda prompts=prompts: _serve(url, arguments.model, prompts), concurrency))
+                asked = prompts(concurrency)
+                ours.append(rate(lambda asked=asked: serve(url, arguments.model, asked), concurrency))
                 theirs.append(
-                    _rate(
-                        lambda prompts=prompts: generate(model, prompts, max_tokens=OUTPUT_TOKENS, ignore_eos=True),
+                    rate(
+                        lambda asked=asked: generate(model, asked, max_tokens=OUTPUT_TOKENS, ignore_eos=True),
                         concurrency,
                     )
                 )
@@ -54,11 +54,13 @@ def main() -> int:
     return int(is_slower)
 
 
-def _prompts(count: int) -> list[list[int]]:
+def prompts(count: int) -> list[list[int]]:
+    """Random ones, of `PROMPT_TOKENS`."""
     return [[random.randrange(100, 40_000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
 
 
-def _rate(work: object, count: int) -> float:
+def rate(work: object, count: int) -> float:
+    """Output tokens per second of work that answers so many prompts."""
     assert callable(work)
     started = time.perf_counter()
     work()
@@ -69,7 +71,9 @@ def _show(rates: list[float]) -> str:
     return f"{statistics.median(rates):6.1f} ({', '.join(f'{rate:.0f}' for rate in rates)})"
 
 
-def _serve(url: str, model: str, prompts: list[list[int]]) -> None:
+def serve(url: str, model: str, asked: list[list[int]]) -> None:
+    """Have a server answer prompts, all at once, each with `OUTPUT_TOKENS`."""
+
     async def one(client: httpx.AsyncClient, prompt: list[int]) -> None:
         body = {"model": model, "prompt": prompt, "max_tokens": OUTPUT_TOKENS, "temperature": 0, "ignore_eos": True}
         response = await client.post(f"{url}/v1/completions", json=body)
@@ -78,7 +82,7 @@ def _serve(url: str, model: str, prompts: list[list[int]]) -> None:
 
     async def everyone() -> None:
         async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-            await asyncio.gather(*(one(client, prompt) for prompt in prompts))
+            await asyncio.gather(*(one(client, prompt) for prompt in asked))
 
     asyncio.run(everyone())
 

@@ -100,7 +100,7 @@ def _report(settings: KernelSettings) -> Iterator[str]:
         yield "more is what comes from a cache, or is multiplied in fewer bits or by a matrix unit"
     yield f"load average when this started: {os.getloadavg()[0]:.1f}; work of others takes its part of all figures"
     yield ""
-    yield from _table(KernelCases(config, weights, ops, precision).all(), ceilings, settings.repeats)
+    yield from _table(KernelCases(config, weights, ops, precision, cpu).all(), ceilings, settings.repeats)
 
 
 def _table(cases: Iterable[KernelCase], ceilings: Ceilings | None, repeats: int) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What `pagestream bench kernels` measures: every op of a model's step, in the model's own shapes and formats."""
+"""What `pagestream bench kernels` and `make gpu-check` measure: every op of a model's step, in the model's shapes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +10,19 @@ from torch import Tensor
 from gpu_worker.kv_cache import CacheGeometry, KVCache, bytes_per_block
 from gpu_worker.precision import Precision
 from gpu_worker.weights import Weights
-from kernels.arguments import BlockMatrix, Int8Blocks, Int8Matrix, Linear, Matrix, PagedBatch, SamplingTensors
+from kernels.arguments import (
+    BlockMatrix,
+    Int8Blocks,
+    Int8Matrix,
+    IntegerMatrix,
+    Linear,
+    Matrix,
+    PagedBatch,
+    SamplingTensors,
+    ScaledMatrix,
+)
 from kernels.ops import Ops
+from shared.architectures import ARCHITECTURES
 from shared.model_config import ModelConfig
 
 ROWS: Final = (1, 8, 32, 128)
@@ -20,12 +31,6 @@ DECODE: Final = (32, 1024)
 PREFILL: Final = 512
 
 _BLOCK_SIZE: Final = 16
-_MATRICES: Final = {
-    "qkv": ("self_attn.q", "self_attn.k", "self_attn.v"),
-    "attention output": ("self_attn.o",),
-    "gate and up": ("mlp.gate", "mlp.up"),
-    "down": ("mlp.down",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +61,13 @@ class KernelCases:
         weights: Its matrices. All layers are packed, so that they come from memory, one after another, as in a step.
         ops: Whose.
         precision: Of activations and cache.
+        device: Where the weights are.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, precision: Precision) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, ops: Ops, precision: Precision, device: torch.device
+    ) -> None:
+        self._device = device
         self._config = config
         self._weights = weights
         self._ops = ops
@@ -67,8 +76,7 @@ class KernelCases:
 
     def all(self) -> Iterator[KernelCase]:
         """Every case, made when it is asked for."""
-        for name, parts in _MATRICES.items():
-            yield from self._layer_cases(name, parts)
+        yield from self.linears()
         yield from self._head_cases()
         for rows in ROWS:
             yield self._norm(rows)
@@ -81,11 +89,17 @@ class KernelCases:
         yield self._attention("prefill", num_seqs=1, context=PREFILL, num_new=PREFILL)
         yield from self._sampling_cases()
 
-    def _layer_cases(self, name: str, parts: tuple[str, ...]) -> Iterator[KernelCase]:
+    def linears(self) -> Iterator[KernelCase]:
+        """Those of the layers; of a layer of experts, one expert."""
+        for name in _names_of_matrices(self._config, 0):
+            yield from self._layer_cases(name)
+
+    def _layer_cases(self, name: str) -> Iterator[KernelCase]:
         linears, num_bytes, weights = [], 0, 0
         in_features = out_features = 0
         for index in range(self._config.num_hidden_layers):
-            matrices = [self._weights.matrix(f"model.layers.{index}.{part}_proj.weight") for part in parts]
+            parts = _names_of_matrices(self._config, index)[name]
+            matrices = [self._weights.matrix(f"model.layers.{index}.{part}.weight") for part in parts]
             in_features, out_features = matrices[0].shape[1], sum(matrix.shape[0] for matrix in matrices)
             num_bytes += sum(map(_num_bytes, matrices))
             weights = in_features * out_features
@@ -131,7 +145,7 @@ class KernelCases:
         qkv, angles = self._random(rows, num_heads, config.head_dim), self._random(rows, config.head_dim // 2)
         cos, sin = angles.cos(), angles.sin()
         cache = self._cache(num_blocks=rows)
-        slots = torch.randperm(rows) * _BLOCK_SIZE
+        slots = (torch.randperm(rows) * _BLOCK_SIZE).to(self._device)
 
         def run() -> None:
             for _ in range(self._num_calls):
@@ -162,10 +176,11 @@ class KernelCases:
         cache = self._cache(num_blocks=num_seqs * blocks_each)
         self._fill(cache, num_seqs * blocks_each * _BLOCK_SIZE)
         batch = PagedBatch(
-            query_start=torch.arange(0, num_seqs * num_new + 1, num_new, dtype=torch.int32),
-            context_lens=torch.full((num_seqs,), context, dtype=torch.int32),
-            block_tables=torch.randperm(num_seqs * blocks_each).int().view(num_seqs, blocks_each),
+            query_start=torch.arange(0, num_seqs * num_new + 1, num_new, dtype=torch.int32, device=self._device),
+            context_lens=torch.full((num_seqs,), context, dtype=torch.int32, device=self._device),
+            block_tables=torch.randperm(num_seqs * blocks_each).int().view(num_seqs, blocks_each).to(self._device),
             block_size=_BLOCK_SIZE,
+            is_decode=num_new == 1,
         )
         query = self._random(num_seqs * num_new, config.num_attention_heads, config.head_dim)
         attention = self._ops.plan_attention(batch)
@@ -185,13 +200,13 @@ class KernelCases:
 
     def _sampling_cases(self) -> Iterator[KernelCase]:
         for rows in ROWS[:-1]:
-            logits = torch.randn(rows, self._config.vocab_size) * 4
+            logits = (torch.randn(rows, self._config.vocab_size) * 4).to(self._device)
             how = SamplingTensors(
-                temperature=torch.ones(rows),
-                top_k=torch.zeros(rows, dtype=torch.int64),
-                top_p=torch.full((rows,), 0.9, dtype=torch.float64),
-                min_p=torch.zeros(rows),
-                uniforms=torch.rand(rows, dtype=torch.float64) * 0.99,
+                temperature=torch.ones(rows, device=self._device),
+                top_k=torch.zeros(rows, dtype=torch.int64, device=self._device),
+                top_p=torch.full((rows,), 0.9, dtype=torch.float64, device=self._device),
+                min_p=torch.zeros(rows, device=self._device),
+                uniforms=(torch.rand(rows, dtype=torch.float64) * 0.99).to(self._device),
             )
             yield self._sampling_case("sampling, greedy", rows, logits, None)
             yield self._sampling_case("sampling, top-p", rows, logits, how)
@@ -215,18 +230,33 @@ class KernelCases:
         """One layer's."""
         config = self._config
         geometry = CacheGeometry(_BLOCK_SIZE, num_blocks, num_blocks * _BLOCK_SIZE)
-        return KVCache(config, geometry, self._ops, dtype=self._precision.cache, device=torch.device("cpu")).layer(0)
+        return KVCache(config, geometry, self._ops, dtype=self._precision.cache, device=self._device).layer(0)
 
     def _fill(self, cache: tuple[Tensor, Tensor], num_slots: int) -> None:
         config = self._config
         turn = self._random(1024, config.head_dim // 2)
-        for slots in torch.split(torch.arange(num_slots), 1024):
+        for slots in torch.split(torch.arange(num_slots, device=self._device), 1024):
             qkv = self._random(len(slots), config.num_attention_heads + 2 * config.num_key_value_heads, config.head_dim)
             cos, sin = turn[: len(slots)].cos(), turn[: len(slots)].sin()
             self._ops.rotate_and_write(qkv, cos, sin, *cache, slots)
 
     def _random(self, *shape: int) -> Tensor:
-        return torch.randn(*shape).to(self._precision.activations)
+        return torch.randn(*shape).to(self._device, self._precision.activations)
+
+
+def _names_of_matrices(config: ModelConfig, layer: int) -> Mapping[str, Sequence[str]]:
+    """By what they do, the family's names of a layer's matrices."""
+    architecture = ARCHITECTURES[config.architecture]
+    gate_up, down = architecture.gate_up, "mlp.down_proj"
+    if config.layers[layer].is_sparse and (experts := architecture.experts) is not None:
+        expert = experts.expert.format(0)
+        gate_up, down = tuple(f"{expert}.{name}" for name in experts.gate_up), f"{expert}.{experts.down}"
+    return {
+        "qkv": architecture.qkv,
+        "attention output": ("self_attn.o_proj",),
+        "gate and up": gate_up,
+        "down": (down,),
+    }
 
 
 def _rows(count: int) -> str:
@@ -240,4 +270,8 @@ def _num_bytes(matrix: Matrix) -> int:
         return matrix.blocks.nbytes
     if isinstance(matrix, Int8Matrix):
         return matrix.numbers.nbytes + matrix.scales.nbytes
+    if isinstance(matrix, IntegerMatrix):
+        return (matrix.quants.numel() + matrix.zeros.numel()) * matrix.bits // 8 + matrix.scales.nbytes
+    if isinstance(matrix, ScaledMatrix):
+        return matrix.weight.nbytes + matrix.scales.nbytes
     return matrix.nbytes

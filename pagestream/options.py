@@ -179,10 +179,19 @@ KvCacheMemoryBytes = Annotated[
     int | None, _count("kv-cache-memory-bytes", _ENGINE, "Size of the KV cache, such as 2G. Default: by what is free.")
 ]
 KvCacheDtype = Annotated[
-    str, _flag("kv-cache-dtype", _ENGINE, "Type of keys and values: auto (as --dtype says), fp32, fp16, bf16, int8.")
+    str,
+    _flag(
+        "kv-cache-dtype",
+        _ENGINE,
+        "Keys and values: auto (as --dtype says), fp32, fp16, bf16, int8; on a GPU fp8.",
+    ),
 ]
 EnablePrefixCaching = Annotated[
     bool, _flag("enable-prefix-caching", _ENGINE, "Compute a prefix that requests share only once.", switch=True)
+]
+EnforceEager = Annotated[
+    bool,
+    _flag("enforce-eager", _ENGINE, "Capture no steps (CUDA graphs): less memory, a faster start.", switch=True),
 ]
 NumThreads = Annotated[
     int | None, _count("num-threads", _ENGINE, "Threads that a worker computes with. Default: its share of all.")
@@ -191,6 +200,11 @@ Device = Annotated[str, _flag("device", _ENGINE, "Where to compute: auto, cpu, c
 RunnerKind = Annotated[
     Literal["model", "fake", "timed"],
     _flag("runner", _ENGINE, "A real model, a fake one, or a fake one that takes as long as a GPU would."),
+]
+
+TimedDevice = Annotated[
+    Literal["h100", "a100", "mi300x"],
+    _flag("timed-device", _ENGINE, "The GPU whose time --runner timed takes, with Llama 3.1 8B (docs/roofline.md)."),
 ]
 
 Workers = Annotated[int, _count("workers", _BUS, "Worker processes.")]

@@ -51,9 +51,19 @@ def load_model(
                 f"{config.architecture} is computed by transformers' code; leave it out"
             )
         other = TransformersModel.load(checkpoint, config, ops, dtype=precision.activations, device=device)
+        if other.ops is not ops and precision.cache != precision.activations:
+            raise ConfigurationError(
+                f"{config.architecture} keeps its keys and values as {precision.activations}, but --kv-cache-dtype "
+                f"asks for {precision.cache}; leave it out"
+            )
         return other, other.config, other.ops
     weights = open_weights(
-        checkpoint, config, dtype=precision.activations, matrix_dtype=precision.matrices, device=device
+        checkpoint,
+        config,
+        dtype=precision.activations,
+        matrix_dtype=precision.matrices,
+        device=device,
+        keeps=ops.keeps,
     )
     if precision.quantization is not None:
         weights = QuantizedWeights(weights, precision.quantization, int8_has_blocks=ops.int8_has_blocks)

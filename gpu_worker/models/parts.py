@@ -12,7 +12,7 @@ from gpu_worker.models.rotary import Rotation
 from gpu_worker.weights import Weights
 from kernels.arguments import Linear, Matrix, PagedAttention
 from kernels.ops import Ops
-from kernels.reference import take_rows
+from kernels.reference_linear import take_rows
 from shared.architectures import Architecture
 from shared.layer_config import ExpertsConfig, LayerConfig
 from shared.model_config import ModelConfig

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from gpu_worker.kv_cache import KVCache
 from gpu_worker.step_input import StepInput
 from kernels.arguments import PagedAttention
-from kernels.ops import Ops, select
+from kernels.ops import REFERENCE, Ops, select
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
 from shared.model_config import ModelConfig
@@ -46,14 +46,21 @@ class _Layer:
         self._holder = holder
 
     def attend(
-        self, index: int, qkv: tuple[Tensor, Tensor, Tensor], scale: float, window: int | None, soft_cap: float | None
+        self,
+        index: int,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        scale: float,
+        window: int | None,
+        soft_cap: float | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """From queries, keys and values, each [1, heads, num_tokens, head_dim], to [1, num_tokens, heads, head_dim]."""
         step = self._holder[0]
         layer = step.cache.layer(index)
         together = torch.cat([part[0] for part in qkv]).transpose(0, 1).contiguous()
         query = step.ops.rotate_and_write(together, *_still(together), *layer, step.slots)
-        return step.attention(query, *layer, scale=scale, window=window, soft_cap=soft_cap)[None]
+        attended = step.attention(query, *layer, scale=scale, window=window, soft_cap=soft_cap, sinks=sinks)
+        return attended[None]
 
 
 def _still(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,11 +84,9 @@ def _attention_function(
 ) -> tuple[Tensor, None]:
     """As transformers calls it, see `AttentionInterface`."""
     assert attention_mask is None, "transformers makes no mask for functions it does not know"
-    if s_aux is not None:
-        raise CheckpointError(f"{type(module).__name__} has attention sinks, which are not served")
     layer, index = cast("_Layer", module.pagestream), cast("int", module.layer_idx)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return layer.attend(index, (query, key, value), scale, sliding_window, softcap), None
+    return layer.attend(index, (query, key, value), scale, sliding_window, softcap, s_aux), None
 
 
 AttentionInterface.register(_NAME, _attention_function)
@@ -111,7 +116,10 @@ class TransformersModel:
         if not getattr(model.config, "alibi", False):  # which adds positions to scores: the function is not told
             model.set_attn_implementation(_NAME)
         self._is_paged = model.config._attn_implementation == _NAME  # noqa: SLF001  the only place where it is said
-        self.ops = ops if self._is_paged else select(model.device)
+        has_sinks = any(hasattr(module, "sinks") for module in model.modules())
+        if not self._is_paged:
+            ops = select(model.device)
+        self.ops = REFERENCE if has_sinks and not ops.has_sinks else ops
         self._steps: list[_Step] = []
         layer = _Layer(self._steps)
         for module in model.modules():
@@ -216,10 +224,17 @@ def _kept(layer: object) -> list[Tensor]:
     return [kept for kept in found if isinstance(kept, Tensor)]
 
 
+@dataclass
+class _LayersOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """What any model looks for in its layers' output, those with experts included."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
 @contextmanager
 def _layers_give(base: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Let a model's layers give these hidden states, so that what follows them can be computed alone."""
-    base.forward = lambda *_, **__: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+    base.forward = lambda *_, **__: _LayersOutput(last_hidden_state=hidden)
     try:
         yield
     finally:

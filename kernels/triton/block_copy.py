@@ -21,13 +21,7 @@ def copy_blocks_kernel(to_ptr, from_ptr, pairs_ptr, block_words, WORDS: tl.const
 
 
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
-    """Copy each pair's first block of one tensor to its second block of another, or of the same.
-
-    Args:
-        source: [num_blocks, ...], contiguous; a block's bytes are a multiple of 4.
-        destination: As `source`, of any number of blocks.
-        pairs: [num_pairs, 2] int64. No block is both read and written, or written twice.
-    """
+    """As the reference; tensors are contiguous, and a block's bytes are a multiple of 4."""
     if not len(pairs):
         return
     words_from, words_to = (tensor.view(len(tensor), -1).view(torch.int32) for tensor in (source, destination))

@@ -57,6 +57,16 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return y, residual
 
 
+def norm_heads(qkv: Tensor, query_weight: Tensor, key_weight: Tensor, eps: float, num_kv_heads: int) -> Tensor:
+    """As the reference."""
+    query, key, value = qkv[:, : -2 * num_kv_heads], qkv[:, -2 * num_kv_heads : -num_kv_heads], qkv[:, -num_kv_heads:]
+    normed = [
+        rms_norm(part.reshape(-1, len(weight)), weight, eps).view(part.shape)
+        for part, weight in ((query, query_weight), (key, key_weight))
+    ]
+    return torch.cat((*normed, value), dim=1)
+
+
 def _launch(y: Tensor, x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, has_residual: bool) -> None:
     num_rows, size = x.shape
     if not num_rows:

@@ -92,7 +92,7 @@ class PackedLinear:
     Attributes:
         words: int32; AWQ: [in_features, out_features / 8], GPTQ: [in_features / 8, out_features].
         zeros: [num_groups, out_features / 8] int32.
-        scales: [num_groups, out_features], in the activations' dtype.
+        scales: [num_groups, out_features], floats.
         group_index: [in_features] int32, the group of each input (GPTQ's act-order); None where they are in order.
         layout: Of the words.
         zero_offset: 1 for GPTQ's first version, which stores zeros less one; otherwise 0.

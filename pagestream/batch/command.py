@@ -54,6 +54,8 @@ def run_batch(  # noqa: PLR0913 - one parameter per flag
     enable_prefix_caching: options.EnablePrefixCaching = _WORKER.enable_prefix_caching,
     device: options.Device = _WORKER.device,
     runner: options.RunnerKind = _WORKER.runner,
+    timed_device: options.TimedDevice = _WORKER.timed_device,
+    enforce_eager: options.EnforceEager = _WORKER.enforce_eager,
     num_threads: options.NumThreads = None,
     log_level: options.LogLevel = "warning",
 ) -> int:

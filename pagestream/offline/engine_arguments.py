@@ -6,7 +6,7 @@ from typing import Final
 
 _NO_EFFECT: Final = frozenset(
     {"allowed_local_media_path", "allowed_media_domains", "async_scheduling", "compilation_config"}
-    | {"disable_custom_all_reduce", "disable_log_stats", "enforce_eager", "max_logprobs", "optimization_level"}
+    | {"disable_custom_all_reduce", "disable_log_stats", "max_logprobs", "optimization_level"}
     | {"swap_space", "trust_remote_code", "use_tqdm_on_load"}
 )
 """These choose between ways that pagestream does not have, or bound what is not bounded here."""

@@ -63,6 +63,7 @@ class LLM:
         block_size: int = _DEFAULTS.block_size,
         chat_template: str | None = None,
         device: str = _DEFAULTS.device,
+        enforce_eager: bool = _DEFAULTS.enforce_eager,
         num_threads: int | None = _DEFAULTS.num_threads,
         **others: Any,  # noqa: ANN401 - vLLM's
     ) -> None:
@@ -84,6 +85,7 @@ class LLM:
             block_size: Tokens of one block of the KV cache.
             chat_template: What `chat` renders with, instead of the model's own.
             device: "auto", "cpu" or "cuda".
+            enforce_eager: Capture no steps (CUDA graphs).
             num_threads: Threads of one operation on the CPU; None for all that the process may use.
             others: Further arguments of vLLM's, at values that change nothing.
 
@@ -106,6 +108,7 @@ class LLM:
             kv_cache_memory_bytes=kv_cache_memory_bytes,
             enable_prefix_caching=enable_prefix_caching,
             device=device,
+            enforce_eager=enforce_eager,
             num_threads=num_threads,
         )
         self._chat_template = chat_template

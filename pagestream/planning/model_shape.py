@@ -1,23 +1,34 @@
 """The sizes of a decoder that memory depends on, read from a config.json or from GGUF metadata."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import prod
 from typing import Final
 
+from shared.architectures import ARCHITECTURES
+from shared.config_fields import ConfigFields
 from shared.errors import CheckpointError
 from shared.gguf_file import GGUFFile
+from shared.model_config import ModelConfig
 
-_EXPERT_WIDTHS: Final = {"mixtral": "intermediate_size", "qwen3_moe": "moe_intermediate_size"}
-"""Model types with experts, and the field that has the width of each."""
+_ARCHITECTURES: Final = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+"""The families' names, by `model_type`."""
 
-_BIASED: Final = frozenset({"qwen2"})
-"""Model types whose queries, keys and values have biases that config.json does not tell of."""
-
-_NORMED_HEADS: Final = frozenset({"qwen3", "qwen3_moe"})
-"""Model types that normalize the queries and keys of each head."""
-
-PLANNED_MODEL_TYPES: Final = ("llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe")
+PLANNED_MODEL_TYPES: Final = tuple(_ARCHITECTURES)
 """Decoders whose parameters can be counted from config.json."""
 
 
@@ -52,12 +63,15 @@ class ModelShape:
         Raises:
             CheckpointError: the model is of a kind that cannot be counted, or a field is missing.
         """
-        model_type = config.get("model_type")
-        if model_type not in PLANNED_MODEL_TYPES:
+        model_type = str(config.get("model_type"))
+        if model_type not in _ARCHITECTURES:
             raise CheckpointError(
                 f"config.json: model_type {model_type!r} cannot be planned; these can: {', '.join(PLANNED_MODEL_TYPES)}"
             )
-        return _count(_Sizes(config, "config.json"), str(model_type))
+        name = _ARCHITECTURES[model_type]
+        return _count(
+            ModelConfig.from_huggingface({**config, "architectures": [name]}), ConfigFields(config, "config.json")
+        )
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "ModelShape":
@@ -98,43 +112,34 @@ class _Sizes:
             raise CheckpointError(f"{self._source}: {self._prefix}{name} is {value!r}, expected a whole number above 0")
         return value
 
-    def optional(self, name: str) -> int | None:
-        return None if self._values.get(self._prefix + name) is None else self.size(name)
 
-    def is_set(self, name: str) -> bool:
-        return bool(self._values.get(self._prefix + name))
-
-
-def _count(sizes: _Sizes, model_type: str) -> ModelShape:
-    hidden, num_layers = sizes.size("hidden_size"), sizes.size("num_hidden_layers")
-    num_heads = sizes.size("num_attention_heads")
-    num_kv_heads = sizes.size("num_key_value_heads", num_heads)
-    head_dim = sizes.size("head_dim", hidden // num_heads)
-    queries, keys = num_heads * head_dim, num_kv_heads * head_dim
-    width = sizes.size(_EXPERT_WIDTHS.get(model_type, "intermediate_size"))
-    num_experts, router = 1, 0
-    if model_type in _EXPERT_WIDTHS:
-        num_experts = sizes.size("num_local_experts", sizes.optional("num_experts"))
-        router = num_experts * hidden
-    matrices = hidden * (2 * queries + 2 * keys) + num_experts * 3 * hidden * width
-    others = 2 * hidden + router + _num_biases(sizes, model_type, hidden, queries + 2 * keys, width)
-    if model_type in _NORMED_HEADS:
-        others += 2 * head_dim
-    embeddings = sizes.size("vocab_size") * hidden * (1 if sizes.is_set("tie_word_embeddings") else 2)
+def _count(config: ModelConfig, fields: ConfigFields) -> ModelShape:
+    """As the family's description has it; fields: of its config.json, for the widths of experts."""
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    hidden, architecture = config.hidden_size, ARCHITECTURES[config.architecture]
+    matrices = config.num_hidden_layers * hidden * (2 * queries + 2 * keys)
+    norms = sum(name is not None for name in astuple(architecture.norms))
+    others = norms * hidden
+    others += queries + 2 * keys if config.attention_bias else 0
+    others += hidden if config.output_bias else 0
+    others += {None: 0, "each head": 2 * config.head_dim, "all heads": queries + keys}[architecture.query_key_norm]
+    others *= config.num_hidden_layers
+    for layer in config.layers:
+        if layer.is_sparse and config.experts is not None:
+            width = fields.get("moe_intermediate_size", int, config.intermediate_size)
+            shared = fields.get("shared_expert_intermediate_size", int, 0)
+            matrices += 3 * hidden * (config.experts.num_experts * width + shared)
+            others += hidden * (config.experts.num_experts + bool(shared))
+        else:
+            matrices += 3 * hidden * config.intermediate_size
+            others += 2 * config.intermediate_size + hidden if config.mlp_bias else 0
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     return ModelShape(
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=num_kv_heads,
-        head_dim=head_dim,
-        max_context=sizes.size("max_position_embeddings"),
-        num_matrix_parameters=num_layers * matrices,
-        num_other_parameters=num_layers * others + embeddings + hidden,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        max_context=config.max_context,
+        num_matrix_parameters=matrices,
+        num_other_parameters=others + embeddings + hidden,
     )
-
-
-def _num_biases(sizes: _Sizes, model_type: str, hidden: int, qkv: int, width: int) -> int:
-    """Of one layer."""
-    if model_type in _BIASED:
-        return qkv
-    attention = qkv + hidden if sizes.is_set("attention_bias") else 0
-    return attention + (2 * width + hidden if sizes.is_set("mlp_bias") else 0)

@@ -120,7 +120,7 @@ def test_a_contradiction_is_refused(state: BatchState, plan: StepPlan, reason: s
 def test_step_input_packs_chunks_and_decoding_rows(state: BatchState) -> None:
     admitted = [admit(0, range(100, 106), [3, 4]), admit(2, range(200, 209), [7, 8, 9], num_computed=4)]
     step(state, compute({0: 6}, admitted=admitted), {0: 50})
-    found = StepInput.build(state, state.apply(compute({2: 3, 0: 1})), device=_CPU)
+    found = StepInput.build(state, state.apply(compute({2: 3, 0: 1})))
     assert found.token_ids.tolist() == [204, 205, 206, 50]
     assert found.positions.tolist() == [4, 5, 6, 6]
     assert found.slots.tolist() == [32, 33, 34, 18]

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpu_worker.checkpoint_formats import CheckpointFormat
-from gpu_worker.integer_matrices import IntegerMatrix
 from gpu_worker.kv_cache import CacheGeometry, KVCache
 from gpu_worker.model_runner import ModelRunner
 from gpu_worker.models.loading import load_model
@@ -21,9 +20,10 @@ from gpu_worker.precision import Precision
 from gpu_worker.quantized_checkpoint import FORMATS, write_quantized
 from gpu_worker.scoring import log_likelihoods
 from gpu_worker.weights import open_weights
-from kernels.arguments import BlockMatrix
+from kernels.arguments import BlockMatrix, IntegerMatrix, ScaledMatrix
+from kernels.integer_matrices import in_blocks
 from kernels.ops import CPU
-from kernels.reference import dequantize
+from kernels.reference_linear import dequantize
 from pagestream.cli import main
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigurationError
@@ -95,7 +95,7 @@ def packed(n: Numbers, *, has_zeros: bool) -> dict[str, Tensor]:
     return {"weight_packed": words(n.quants, 4), "weight_scale": n.scales, "weight_shape": shape} | zeros
 
 
-def read(config: dict[str, object], tensors: dict[str, Tensor]) -> IntegerMatrix | Tensor | None:
+def read(config: dict[str, object], tensors: dict[str, Tensor]) -> IntegerMatrix | ScaledMatrix | None:
     return CheckpointFormat.read(config).matrix(tensors.get)
 
 
@@ -125,8 +125,8 @@ def test_integers_are_read_to_the_same_numbers_and_stay_packed(name: str) -> Non
     expected, tensors = make()
     found = read(config, tensors)
     assert isinstance(found, IntegerMatrix)
-    assert torch.equal(found.dequantize(), expected.exact)
-    blocks = found.packed()
+    assert torch.equal(dequantize(found), expected.exact)
+    blocks = in_blocks(found)
     assert blocks is not None
     assert blocks.format == ("Q8_0" if "8 bits" in name else "Q4_Z")
     assert torch.equal(dequantize(blocks), expected.exact)
@@ -137,8 +137,8 @@ def test_columns_in_the_order_of_their_activations_are_read_but_not_packed() -> 
     n.groups = n.groups[SHUFFLED]
     found = read(GPTQ | {"desc_act": True}, gptq(n, less=1))
     assert isinstance(found, IntegerMatrix)
-    assert torch.equal(found.dequantize(), n.exact)
-    assert found.packed() is None
+    assert torch.equal(dequantize(found), n.exact)
+    assert in_blocks(found) is None
 
 
 @pytest.mark.parametrize("is_by_row", [False, True])
@@ -149,8 +149,8 @@ def test_signed_bytes_are_read(is_by_row: bool) -> None:
     scales = scales if is_by_row else scales[0]
     found = read({"quant_method": "compressed-tensors"}, {"weight": weight, "weight_scale": scales})
     assert isinstance(found, IntegerMatrix)
-    assert torch.equal(found.dequantize(), weight.float() * scales.float())
-    assert torch.equal(dequantize(found.packed() or found.quants), weight.float() * scales.float())
+    assert torch.equal(dequantize(found), weight.float() * scales.float())
+    assert torch.equal(dequantize(in_blocks(found) or found.quants), weight.float() * scales.float())
 
 
 @pytest.mark.parametrize("rows", [300, 128, 40])
@@ -167,8 +167,8 @@ def test_fp8_is_read_by_tensor_row_and_block(rows: int) -> None:
         ({"weight_scale_inv": blocks}, spread),
     ):
         found = read(fp8, {"weight": weight, **tensors})
-        assert isinstance(found, Tensor)
-        assert torch.equal(found, weight.float() * scale)
+        assert isinstance(found, ScaledMatrix)
+        assert torch.equal(dequantize(found), weight.float() * scale)
 
 
 def test_scales_that_fp16_does_not_hold_are_not_packed() -> None:
@@ -176,8 +176,8 @@ def test_scales_that_fp16_does_not_hold_are_not_packed() -> None:
     n.scales = torch.full_like(n.scales, 1e-7, dtype=torch.float32)
     found = read(AWQ, awq(n))
     assert isinstance(found, IntegerMatrix)
-    assert found.packed() is None
-    assert torch.equal(found.dequantize(), n.exact)
+    assert in_blocks(found) is None
+    assert torch.equal(dequantize(found), n.exact)
 
 
 @pytest.mark.parametrize(

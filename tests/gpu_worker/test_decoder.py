@@ -1,7 +1,9 @@
 """Oracle: transformers' LlamaForCausalLM on the same weights, token by token."""
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import LlamaForCausalLM
 from gpu_worker.batch_state import BatchState
 from gpu_worker.kv_cache import CacheGeometry, KVCache
 from gpu_worker.models.decoder import Decoder
+from gpu_worker.quantized_checkpoint import write_quantized
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
 from kernels.ops import CPU, REFERENCE, Ops
@@ -19,6 +22,7 @@ from shared.model_config import ModelConfig
 from tests.gpu_worker.transcript import admit, compute
 
 CPU_DEVICE = torch.device("cpu")
+BY_MAKE = pytest.mark.skipif(not os.environ.get("KERNEL_TESTS"), reason="half a minute: make test-kernels")
 PROMPT = [(7 * place) % 101 for place in range(37)]
 FORCED = [(11 * place + 3) % 101 for place in range(50)]
 
@@ -55,14 +59,19 @@ MODELS: dict[str, dict[str, object]] = {
 
 
 def ours(
-    checkpoint: Checkpoint, *, ops: Ops = CPU, dtype: torch.dtype = torch.float32, chunk: int = 1000
+    checkpoint: Checkpoint,
+    *,
+    ops: Ops = CPU,
+    dtype: torch.dtype = torch.float32,
+    cache_dtype: torch.dtype | None = None,
+    chunk: int = 1000,
 ) -> Iterator[torch.Tensor]:
     """The logits after the prompt and after each forced token, on blocks in reverse order."""
     config = ModelConfig.from_checkpoint(checkpoint)
-    weights = open_weights(checkpoint, config, dtype=dtype, device=CPU_DEVICE)
+    weights = open_weights(checkpoint, config, dtype=dtype, device=CPU_DEVICE, keeps=ops.keeps)
     model = Decoder(config, weights, ops, max_positions=128)
     geometry = CacheGeometry(block_size=8, num_blocks=16, max_model_len=128)
-    cache = KVCache(config, geometry, ops, dtype=dtype, device=CPU_DEVICE)
+    cache = KVCache(config, geometry, ops, dtype=cache_dtype or dtype, device=CPU_DEVICE)
     state = BatchState(
         max_num_seqs=2,
         max_model_len=128,
@@ -75,13 +84,13 @@ def ours(
     for start in range(0, len(PROMPT), chunk):
         work = state.apply(compute({1: min(chunk, len(PROMPT) - start)}, admitted=admitted))
         admitted = []
-        logits = model.forward(StepInput.build(state, work, device=CPU_DEVICE), cache)
+        logits = model.forward(StepInput.build(state, work), cache)
         state.advance(work)
     yield logits[0]
     for token in FORCED:
         state.commit(1, token)
         work = state.apply(compute({1: 1}))
-        yield model.forward(StepInput.build(state, work, device=CPU_DEVICE), cache)[0]
+        yield model.forward(StepInput.build(state, work), cache)[0]
         state.advance(work)
 
 
@@ -122,6 +131,39 @@ def test_the_kernels_in_triton_compute_the_model(
         steps = zip(ours(checkpoint, ops=TRITON, chunk=16), theirs(oracle), strict=True)
         for found, expected in islice(steps, 4):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("to", "most"),
+    [
+        ("awq", 1e-4),
+        pytest.param("gptq", 1e-4, marks=BY_MAKE),
+        pytest.param("int8", 0.15, marks=BY_MAKE),
+        pytest.param("fp8", 0.3, marks=BY_MAKE),
+    ],
+)
+def test_the_kernels_in_triton_multiply_what_a_quantized_checkpoint_holds(
+    to: str, most: float, save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]], tmp_path: Path
+) -> None:
+    """Beside the dequantized model. int8 and fp8 also round activations, as those formats mean it."""
+    checkpoint, _ = save_tiny()
+    write_quantized(checkpoint, tmp_path, to=to, group_size=32)
+    made = Checkpoint("made", tmp_path, "huggingface")
+    with torch.inference_mode():
+        steps = zip(ours(made, ops=TRITON), ours(made), strict=True)
+        found, expected = next(steps)
+    assert (found - expected).norm() < most * expected.norm()
+
+
+@BY_MAKE
+def test_the_kernels_in_triton_keep_a_cache_in_fp8(
+    save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]],
+) -> None:
+    checkpoint, _ = save_tiny()
+    with torch.inference_mode():
+        steps = zip(ours(checkpoint, ops=TRITON, cache_dtype=torch.float8_e4m3fn), ours(checkpoint), strict=True)
+        for found, expected in islice(steps, 2):
+            assert 0 < (found - expected).norm() < 0.3 * expected.norm()
 
 
 def test_bfloat16_is_close(save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]]) -> None:

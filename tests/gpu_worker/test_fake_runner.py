@@ -1,6 +1,7 @@
 import pytest
 
 from gpu_worker.fake_runner import FIRST_FAKE_TOKEN, FakeRunner, fake_token
+from kernels.roofline import StepLoad
 from shared.errors import PlanError
 from shared.ids import RequestId
 from shared.messages import StepPlan
@@ -85,9 +86,9 @@ def test_reset_forgets_rows_and_blocks(runner: FakeRunner) -> None:
         runner.step(plan({0: 1}, admitted(0, [1, 2, 3, 4, 5], [0, 1], computed=4)))
 
 
-def test_context_tokens_are_summed_over_the_rows_of_the_step(runner: FakeRunner) -> None:
+def test_the_load_is_summed_over_the_rows_of_the_step(runner: FakeRunner) -> None:
     runner.step(plan({0: 3, 1: 2}, admitted(0, [1, 2, 3], [0]), admitted(1, [1, 2, 3], [1])))
-    assert runner.num_context_tokens == 5
+    assert runner.load == StepLoad(num_tokens=5, num_sampled=1, num_context_tokens=5, num_pairs=6 + 3)
 
 
 FIRST = plan({0: 5}, admitted(0, [1, 2, 3, 4, 5], [0, 1]))

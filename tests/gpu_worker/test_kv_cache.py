@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gpu_worker.kv_cache import CacheGeometry, KVCache, bytes_per_block, cache_memory_bytes
+from gpu_worker.kv_cache import CacheGeometry, KVCache, bytes_per_block
 from kernels.ops import REFERENCE
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig
@@ -59,12 +59,6 @@ def test_a_context_that_was_asked_for_is_never_lowered(config: ModelConfig) -> N
         fit(config, BLOCK_BYTES - 1, None)
     with pytest.raises(ConfigurationError, match="--max-model-len 129 is more than the model's 128"):
         fit(config, 99 * BLOCK_BYTES, 129)
-
-
-def test_a_cpu_takes_what_it_is_told_or_a_share_of_its_memory() -> None:
-    assert cache_memory_bytes(CPU, kv_cache_memory_bytes=5, gpu_memory_utilization=0.9) == 5
-    share = cache_memory_bytes(CPU, kv_cache_memory_bytes=None, gpu_memory_utilization=0.9)
-    assert 1 << 20 < share <= 4 << 30
 
 
 def test_copies_reach_every_layer_and_nothing_else(config: ModelConfig) -> None:

@@ -65,8 +65,8 @@ def test_ops_of_one_dtype_keep_their_cache_in_it(config: ModelConfig) -> None:
 
 
 def test_an_unknown_dtype_of_the_cache_is_refused(config: ModelConfig) -> None:
-    with pytest.raises(ConfigurationError, match="--kv-cache-dtype 'fp8' is not served; use auto, float32"):
-        Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype="fp8")
+    with pytest.raises(ConfigurationError, match="--kv-cache-dtype 'fp4' is not served; use auto, float32"):
+        Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype="fp4")
 
 
 @pytest.mark.parametrize("name", list(Quantization))
@@ -110,3 +110,12 @@ def test_its_parts_have_the_names_that_people_use() -> None:
     assert (exact.dtype_name, exact.kv_cache_dtype_name, exact.quantization_name) == ("stored", "float32", "none")
     rounded = Precision(BF16, FP32, torch.int8, Quantization.INT8)
     assert (rounded.dtype_name, rounded.kv_cache_dtype_name, rounded.quantization_name) == ("bfloat16", "int8", "int8")
+
+
+def test_a_cache_in_fp8_is_for_ops_that_know_it(config: ModelConfig) -> None:
+    ops = replace(REFERENCE, caches_fp8=True)
+    for name in ("fp8", "fp8_e4m3"):
+        found = Precision.choose("auto", config, ops, OTHER_DEVICE, kv_cache_dtype=name)
+        assert found == Precision(BF16, BF16, torch.float8_e4m3fn)
+    with pytest.raises(ConfigurationError, match=r"--kv-cache-dtype fp8 needs the Triton kernels.*use int8"):
+        Precision.choose("auto", config, MIXED, CPU_DEVICE, kv_cache_dtype="fp8")

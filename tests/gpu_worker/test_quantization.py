@@ -10,7 +10,7 @@ from gpu_worker.model_runner import ModelRunner
 from gpu_worker.quantization import Quantization, QuantizedWeights
 from gpu_worker.weights import open_weights
 from kernels.native_build import NativeBuildError, Toolchain
-from kernels.reference import dequantize
+from kernels.reference_linear import dequantize
 from shared.checkpoint import Checkpoint
 from shared.errors import ConfigurationError
 from shared.model_config import ModelConfig

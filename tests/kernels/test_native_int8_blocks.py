@@ -7,7 +7,7 @@ from torch import Tensor
 from kernels.arguments import BlockMatrix, Int8Blocks
 from kernels.ops import REFERENCE, Ops
 from kernels.quantize import to_int8_blocks
-from kernels.reference import dequantize
+from kernels.reference_linear import dequantize
 from tests.kernels.test_native_linear import ROWS, SHAPES, random_blocks, threads
 
 FORMATS = ["Q4_0", "Q4_1", "Q8_0"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.arguments import BlockMatrix, Matrix, PagedBatch
 from kernels.ops import REFERENCE, Ops
-from kernels.reference import dequantize
+from kernels.reference_linear import dequantize
 
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 31, 64]
 SHAPES = [(192, 576), (50, 64), (17, 320), (1, 32), (33, 1536)]

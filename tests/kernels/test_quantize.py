@@ -4,7 +4,7 @@ import torch
 
 from kernels.arguments import BlockMatrix
 from kernels.quantize import to_blocks, to_rows
-from kernels.reference import dequantize, rotate_columns
+from kernels.reference_linear import dequantize, rotate_columns
 
 
 def test_a_weight_moves_by_half_a_step_of_its_block_at_most() -> None:

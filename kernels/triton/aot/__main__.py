@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 if no check failed."""
     parser = argparse.ArgumentParser(prog="make kernels-aot", description=__doc__)
     parser.add_argument("--target", choices=_TARGETS, nargs="+", default=_TARGETS)
-    parser.add_argument("--quick", action="store_true", help="a few kernels only, as the tests do")
+    parser.add_argument("--quick", action="store_true", help="each kernel once, as the tests do")
     parser.add_argument("--update", action="store_true", help="make what is found the budget")
     options = parser.parse_args(arguments)
     if INTERPRETED:

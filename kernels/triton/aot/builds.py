@@ -80,8 +80,21 @@ def builds(target: Target) -> Iterator[Build]:
     yield from _linear(target)
 
 
-QUICK: Final = ("prefill 128/4", "decode 128/4 fp8", "merge 128", "W4A16 awq, 16 rows")
-"""What the ordinary tests compile."""
+QUICK: Final = (
+    "prefill 128/4",
+    "decode 128/4 fp8",
+    "merge 128",
+    "add_rms_norm 2048",
+    "silu_and_mul",
+    "rotate_and_write fp8",
+    "copy_blocks",
+    "sample",
+    "uniforms",
+    "round_rows int8",
+    "W4A16 gptq, 16 rows",
+    "FP8 128x128, 16 rows",
+)
+"""What the ordinary tests compile: each kernel once."""
 
 
 def _attention(target: Target) -> Iterator[Build]:

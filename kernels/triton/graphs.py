@@ -1,0 +1,40 @@
+"""CUDA graphs: the launches of a whole step, recorded once and repeated by one call."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@cache
+def _pool() -> Any:
+    """Memory that all graphs share: one runs at a time, and nobody needs what another one left but its output.
+
+    An output is held by the tensor that `capture` keeps, so that no later graph is given its memory.
+    """
+    return torch.cuda.graph_pool_handle()
+
+
+def capture(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """See `Ops.capture`.
+
+    Source: the notes on CUDA graphs in PyTorch's documentation.
+    """
+    # Compiles kernels and opens cuBLAS, which cannot be done while a graph is recorded; on a stream of its own, as
+    # PyTorch asks for, since the graph is recorded on another one than the current.
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        compute()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=_pool()):
+        output = compute()
+
+    def repeat() -> Tensor:
+        graph.replay()
+        return output
+
+    return repeat
