@@ -225,7 +225,7 @@ def _kept(layer: object) -> list[Tensor]:
 
 
 @dataclass
-class _LayersOutput(BaseModelOutputWithPastAndCrossAttentions):
+class _LayersOutput(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[misc]
     """What any model looks for in its layers' output, those with experts included."""
 
     router_logits: tuple[Tensor, ...] | None = None
