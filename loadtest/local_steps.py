@@ -5,7 +5,7 @@ from typing import Final
 
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, WorkerId
 from shared.messages import StepPlan, Submit
 from shared.packing import pack_u32

@@ -8,7 +8,7 @@ import time
 
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.fake_runner import FakeRunner
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, WorkerId
 from shared.messages import StepResult, Submit, WorkerCapabilities, decode, encode
 from shared.packing import pack_u32

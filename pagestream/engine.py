@@ -10,7 +10,7 @@ from gateway.streaming.gap import items_of
 from gateway.streaming.token_logprobs import TokenLogprobs, unpack_logprobs
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, Fault, StepPlan, StepResult, Submit
 from shared.packing import pack_u32

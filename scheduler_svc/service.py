@@ -5,10 +5,21 @@ import logging
 import time
 from collections.abc import Callable
 
-from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
-from scheduler_svc.failure_detector import FailureDetector
+from scheduler_svc.leadership.effects import (
+    Announce,
+    Bury,
+    Effect,
+    Emit,
+    Finish,
+    Follow,
+    KeepCases,
+    Seal,
+    SendPlan,
+    TakeOver,
+)
+from scheduler_svc.leadership.failure_detector import FailureDetector
+from scheduler_svc.leadership.term import Term
 from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.term import Term
 from shared.bus import HEARTBEAT_INTERVAL_S, SIGHT_INTERVAL_S, SchedulerBus
 from shared.errors import BusUnavailableError, LeaseLostError
 from shared.ids import BEFORE_FIRST_STEP, Epoch, WorkerId

@@ -2,10 +2,21 @@
 
 from loadtest.simulation.kernel import Call, Kernel, Process, Signal, Steps, Task
 from loadtest.simulation.redis import INBOX, SimulatedRedis
-from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
-from scheduler_svc.failure_detector import FailureDetector
+from scheduler_svc.leadership.effects import (
+    Announce,
+    Bury,
+    Effect,
+    Emit,
+    Finish,
+    Follow,
+    KeepCases,
+    Seal,
+    SendPlan,
+    TakeOver,
+)
+from scheduler_svc.leadership.failure_detector import FailureDetector
+from scheduler_svc.leadership.term import Term
 from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.term import Term
 from shared.bus import HEARTBEAT_INTERVAL_S
 from shared.errors import BusUnavailableError, LeaseLostError, PagestreamError
 from shared.ids import BEFORE_FIRST_STEP, Epoch, WorkerId

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.streaming.gap import items_of
 from gpu_worker.fake_runner import FakeRunner
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.errors import MessageError, PlanError
 from shared.ids import BEFORE_FIRST_STEP, Epoch, Slot, StepId, WorkerId
 from shared.messages import (

@@ -8,7 +8,7 @@ from gpu_worker.delivery import DeliveryBook
 from gpu_worker.fake_embedding import fake_embedding
 from gpu_worker.fake_logprobs import fake_logprobs
 from gpu_worker.fake_runner import FakeRunner, fake_token
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.dead_letters import Case, DeadLetter
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Cancel, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities

@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler_svc.block_pool import BlockPool
+from scheduler_svc.paging.block_pool import BlockPool
 
 
 def test_blocks_are_handed_out_low_to_high():

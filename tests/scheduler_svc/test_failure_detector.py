@@ -1,6 +1,6 @@
 """Who is taken for dead by which looks."""
 
-from scheduler_svc.failure_detector import CONFIRMATION_S, UNRENEWED_S, FailureDetector
+from scheduler_svc.leadership.failure_detector import CONFIRMATION_S, UNRENEWED_S, FailureDetector
 from shared.held_lease import HeldLease, Sighting
 
 SOON_S = 0.6 * CONFIRMATION_S

@@ -1,4 +1,4 @@
-from scheduler_svc.prefix_cache import PrefixCache, chain_hash, root_hash
+from scheduler_svc.paging.prefix_cache import PrefixCache, chain_hash, root_hash
 
 
 def chain(salt, *blocks):

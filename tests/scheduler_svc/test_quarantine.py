@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.quarantine import AtRisk, Quarantine
+from scheduler_svc.quarantine.quarantine import AtRisk, Quarantine
 from shared.dead_letters import Case, Death
 from shared.ids import RequestId, WorkerId
 from tests.scheduler_svc.simulated_pool import SimulatedPool

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scheduler_svc.recovery import CommittedOutputs
-from scheduler_svc.scheduler import Progress
+from scheduler_svc.leadership.recovery import CommittedOutputs
+from scheduler_svc.scheduling.scheduler import Progress
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Fault, StepResult, Submit, TokenBatch, Told
 from shared.packing import pack_u32

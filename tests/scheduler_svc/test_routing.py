@@ -1,4 +1,4 @@
-from scheduler_svc.routing import Candidate, choose_worker
+from scheduler_svc.scheduling.routing import Candidate, choose_worker
 
 
 def test_nobody_is_chosen_from_nobody():

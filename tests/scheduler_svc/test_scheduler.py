@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from scheduler_svc.occupancy import kv_cache_unused_ratio
+from scheduler_svc.accounting.occupancy import kv_cache_unused_ratio
 from shared.ids import RequestId
 from shared.messages import Cancel
 from shared.sampling import FinishCode

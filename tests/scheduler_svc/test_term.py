@@ -2,10 +2,21 @@
 
 import msgspec
 
-from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
-from scheduler_svc.failure_detector import CONFIRMATION_S
+from scheduler_svc.leadership.effects import (
+    Announce,
+    Bury,
+    Effect,
+    Emit,
+    Finish,
+    Follow,
+    KeepCases,
+    Seal,
+    SendPlan,
+    TakeOver,
+)
+from scheduler_svc.leadership.failure_detector import CONFIRMATION_S
+from scheduler_svc.leadership.term import Term
 from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.term import Term
 from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
 from shared.dead_letters import Case, Cause
 from shared.held_lease import HeldLease, Sighting

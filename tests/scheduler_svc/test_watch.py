@@ -1,5 +1,5 @@
+from scheduler_svc.leadership.watch import Watch
 from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.watch import Watch
 from tests.scheduler_svc.simulated_pool import SimulatedPool
 
 SETTINGS = SchedulerSettings(redis_url="redis://nowhere")

@@ -12,7 +12,7 @@ from loadtest.simulation.run import first_failure, tell
 from loadtest.simulation.scheduler import SchedulerProcess
 from loadtest.simulation.simulation import Simulation
 from pagestream.cli import app
-from scheduler_svc.term import Term
+from scheduler_svc.leadership.term import Term
 from shared.bus import LoggedResult
 from shared.errors import SealedError
 from shared.ids import SEAL_STEP, Epoch, StepId, WorkerId

@@ -2,8 +2,8 @@
 
 import heapq
 
-from scheduler_svc.request import Request
-from scheduler_svc.sequence import Sequence
+from scheduler_svc.scheduling.request import Request
+from scheduler_svc.scheduling.sequence import Sequence
 from shared.ids import RequestId
 from shared.messages import Fault, Submit
 

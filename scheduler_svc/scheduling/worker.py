@@ -4,10 +4,10 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from typing import NamedTuple
 
-from scheduler_svc.block_pool import BlockPool
-from scheduler_svc.pace import Pace
-from scheduler_svc.prefix_cache import PrefixCache
-from scheduler_svc.sequence import Phase, Sequence
+from scheduler_svc.paging.block_pool import BlockPool
+from scheduler_svc.paging.prefix_cache import PrefixCache
+from scheduler_svc.scheduling.pace import Pace
+from scheduler_svc.scheduling.sequence import Phase, Sequence
 from shared.ids import BlockId, Epoch, Slot, StepId, WorkerId
 from shared.messages import WorkerCapabilities
 

@@ -3,19 +3,19 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from scheduler_svc.answers import answers
-from scheduler_svc.autopsy import poison_fault
-from scheduler_svc.batching import Batch, admit_waiting, fork_choices, give_way, schedule_running
-from scheduler_svc.deadlines import Deadlines, expiry_fault
-from scheduler_svc.isolation import Isolation
-from scheduler_svc.outcomes import Outcomes
-from scheduler_svc.progress import Progress
-from scheduler_svc.request import Request
-from scheduler_svc.routing import Candidate, choose_worker
-from scheduler_svc.sequence import Phase, Sequence
-from scheduler_svc.usage import record_of
-from scheduler_svc.waiting_queue import WaitingQueue
-from scheduler_svc.worker import PlanRecord, Worker
+from scheduler_svc.accounting.usage import record_of
+from scheduler_svc.quarantine.autopsy import poison_fault
+from scheduler_svc.quarantine.isolation import Isolation
+from scheduler_svc.scheduling.answers import answers
+from scheduler_svc.scheduling.batching import Batch, admit_waiting, fork_choices, give_way, schedule_running
+from scheduler_svc.scheduling.deadlines import Deadlines, expiry_fault
+from scheduler_svc.scheduling.outcomes import Outcomes
+from scheduler_svc.scheduling.progress import Progress
+from scheduler_svc.scheduling.request import Request
+from scheduler_svc.scheduling.routing import Candidate, choose_worker
+from scheduler_svc.scheduling.sequence import Phase, Sequence
+from scheduler_svc.scheduling.waiting_queue import WaitingQueue
+from scheduler_svc.scheduling.worker import PlanRecord, Worker
 from shared.dead_letters import Case
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from scheduler_svc.progress import Progress
+from scheduler_svc.scheduling.progress import Progress
 from shared.ids import GatewayId, Handle
 from shared.messages import StepResult, Submit, Told
 from shared.packing import unpack_u32

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from scheduler_svc.quarantine import AtRisk
-from scheduler_svc.request import Request
-from scheduler_svc.sequence import Sequence
-from scheduler_svc.worker import Worker
+from scheduler_svc.quarantine.quarantine import AtRisk
+from scheduler_svc.scheduling.request import Request
+from scheduler_svc.scheduling.sequence import Sequence
+from scheduler_svc.scheduling.worker import Worker
 from shared.dead_letters import Case, Cause, DeadLetter
 from shared.ids import RequestId
 from shared.messages import Fault, encode

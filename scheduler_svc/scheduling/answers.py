@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from scheduler_svc.sequence import Sequence
-from scheduler_svc.worker import PlanRecord
+from scheduler_svc.scheduling.sequence import Sequence
+from scheduler_svc.scheduling.worker import PlanRecord
 from shared.errors import MessageError, PlanError
 from shared.ids import WorkerId
 from shared.messages import TokenBatch

@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from scheduler_svc.sequence import Phase, Sequence
+from scheduler_svc.scheduling.sequence import Phase, Sequence
 
 
 def _order(sequence: Sequence) -> tuple[int, int, int]:

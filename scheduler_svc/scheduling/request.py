@@ -1,6 +1,6 @@
 """One accepted request: what the gateway asked, and the sequences that answer it."""
 
-from scheduler_svc.sequence import Sequence
+from scheduler_svc.scheduling.sequence import Sequence
 from shared.ids import Handle
 from shared.messages import Submit
 

@@ -13,16 +13,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from scheduler_svc.effects import Announce, Bury, Effect, Emit, Finish, Follow, KeepCases, Seal, SendPlan, TakeOver
-from scheduler_svc.failure_detector import FailureDetector
-from scheduler_svc.fault_writer import FaultWriter
-from scheduler_svc.inheritance import Inheritance
-from scheduler_svc.occupancy import kv_cache_usage
-from scheduler_svc.recovery import CommittedOutputs
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.accounting.occupancy import kv_cache_usage
+from scheduler_svc.leadership.effects import (
+    Announce,
+    Bury,
+    Effect,
+    Emit,
+    Finish,
+    Follow,
+    KeepCases,
+    Seal,
+    SendPlan,
+    TakeOver,
+)
+from scheduler_svc.leadership.failure_detector import FailureDetector
+from scheduler_svc.leadership.fault_writer import FaultWriter
+from scheduler_svc.leadership.inheritance import Inheritance
+from scheduler_svc.leadership.recovery import CommittedOutputs
+from scheduler_svc.leadership.unreadable import refusals, unreadable
+from scheduler_svc.leadership.watch import Watch
+from scheduler_svc.scheduling.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.unreadable import refusals, unreadable
-from scheduler_svc.watch import Watch
 from shared.bus import Delivery, LoggedResult
 from shared.errors import PlanError
 from shared.held_lease import Sighting

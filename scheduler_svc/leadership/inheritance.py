@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scheduler_svc.recovery import CommittedOutputs
+from scheduler_svc.leadership.recovery import CommittedOutputs
 from shared.bus import Delivery
 from shared.ids import GatewayId
 from shared.messages import StepResult, Submit

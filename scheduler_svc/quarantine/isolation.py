@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from scheduler_svc.autopsy import at_risk, dead_letter
-from scheduler_svc.outcomes import Outcomes
-from scheduler_svc.quarantine import Quarantine
-from scheduler_svc.request import Request
-from scheduler_svc.sequence import Sequence
-from scheduler_svc.worker import Worker
+from scheduler_svc.quarantine.autopsy import at_risk, dead_letter
+from scheduler_svc.quarantine.quarantine import Quarantine
+from scheduler_svc.scheduling.outcomes import Outcomes
+from scheduler_svc.scheduling.request import Request
+from scheduler_svc.scheduling.sequence import Sequence
+from scheduler_svc.scheduling.worker import Worker
 from shared.dead_letters import Case
 from shared.ids import RequestId, WorkerId
 

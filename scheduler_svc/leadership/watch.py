@@ -2,8 +2,8 @@
 
 from collections import deque
 
-from scheduler_svc.occupancy import kv_cache_unused_ratio, kv_cache_usage
-from scheduler_svc.scheduler import Scheduler
+from scheduler_svc.accounting.occupancy import kv_cache_unused_ratio, kv_cache_usage
+from scheduler_svc.scheduling.scheduler import Scheduler
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import LIVENESS_TTL_S
 from shared.ids import GatewayId, WorkerId

@@ -4,7 +4,7 @@ Counted is what a worker has answered for while the request lived. What was unde
 worker, is not.
 """
 
-from scheduler_svc.request import Request
+from scheduler_svc.scheduling.request import Request
 from shared.sampling import Pooling
 from shared.usage import Usage, UsageRecord
 

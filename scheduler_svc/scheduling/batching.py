@@ -9,8 +9,8 @@ the place of a sequence of a higher priority.
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from scheduler_svc.sequence import Phase, Sequence
-from scheduler_svc.worker import PlanRecord, Row, Worker
+from scheduler_svc.scheduling.sequence import Phase, Sequence
+from scheduler_svc.scheduling.worker import PlanRecord, Row, Worker
 from shared.ids import BlockId, Slot, WorkerId
 from shared.messages import Admitted, StepPlan
 from shared.packing import pack_u16, pack_u32

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from scheduler_svc.worker import Worker
+from scheduler_svc.scheduling.worker import Worker
 
 
 def kv_cache_usage(workers: Collection[Worker]) -> float:

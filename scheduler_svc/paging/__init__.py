@@ -1,0 +1,1 @@
+"""Blocks: who holds which, and what is in them."""

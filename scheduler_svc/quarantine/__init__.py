@@ -1,0 +1,1 @@
+"""Requests that kill workers, found by trying suspects apart."""
