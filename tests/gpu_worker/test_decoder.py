@@ -1,7 +1,8 @@
 """Oracle: transformers' LlamaForCausalLM on the same weights, token by token."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from gpu_worker.models.decoder import Decoder
 from gpu_worker.quantized_checkpoint import write_quantized
 from gpu_worker.step_input import StepInput
 from gpu_worker.weights import open_weights
+from kernels.arguments import IntegerMatrix, Matrix, ScaledMatrix
 from kernels.ops import CPU, REFERENCE, Ops
+from kernels.reference_linear import dequantize
 from kernels.triton.ops import TRITON
 from shared.checkpoint import Checkpoint
 from shared.model_config import ModelConfig
@@ -133,26 +136,57 @@ def test_the_kernels_in_triton_compute_the_model(
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("to", "most"),
-    [
-        ("awq", 1e-4),
-        pytest.param("gptq", 1e-4, marks=BY_MAKE),
-        pytest.param("int8", 0.15, marks=BY_MAKE),
-        pytest.param("fp8", 0.3, marks=BY_MAKE),
-    ],
-)
+class RoundedInputs:
+    """Beside the kernels: the same rounding of activations in plain operators, times the dequantized weights."""
+
+    def __init__(self, matrices: Sequence[Matrix], bias: torch.Tensor | None) -> None:
+        self._parts = [(matrix, dequantize(matrix)) for matrix in matrices]
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([self._rounded(x, matrix) @ numbers.T for matrix, numbers in self._parts], dim=-1)
+        return y if self._bias is None else y + self._bias
+
+    def _rounded(self, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+        if isinstance(matrix, ScaledMatrix):
+            parts = x.split(matrix.block[1], dim=-1)
+            return torch.cat([self._rounded_part(part, 448.0, is_fp8=True) for part in parts], dim=-1)
+        if isinstance(matrix, IntegerMatrix) and matrix.rounds_activations:
+            return self._rounded_part(x, 127.0, is_fp8=False)
+        return x
+
+    def _rounded_part(self, x: torch.Tensor, most: float, *, is_fp8: bool) -> torch.Tensor:
+        scale = x.abs().amax(dim=-1, keepdim=True) / most
+        steps = x / scale
+        return (steps.to(torch.float8_e4m3fn).float() if is_fp8 else steps.round()) * scale
+
+
+@pytest.mark.parametrize("to", ["awq", *(pytest.param(to, marks=BY_MAKE) for to in ("gptq", "int8", "fp8"))])
 def test_the_kernels_in_triton_multiply_what_a_quantized_checkpoint_holds(
-    to: str, most: float, save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]], tmp_path: Path
+    to: str, save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]], tmp_path: Path
 ) -> None:
-    """Beside the dequantized model. int8 and fp8 also round activations, as those formats mean it."""
     checkpoint, _ = save_tiny()
     write_quantized(checkpoint, tmp_path, to=to, group_size=32)
     made = Checkpoint("made", tmp_path, "huggingface")
+    plain = replace(REFERENCE, keeps=TRITON.keeps, pack_linear=RoundedInputs)
     with torch.inference_mode():
-        steps = zip(ours(made, ops=TRITON), ours(made), strict=True)
-        found, expected = next(steps)
-    assert (found - expected).norm() < most * expected.norm()
+        found, expected = next(ours(made, ops=TRITON)), next(ours(made, ops=plain))
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
+def write_in_fp8(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+) -> torch.Tensor:
+    """As the reference, and then only what fp8 holds is left in the cache."""
+    queries = REFERENCE.rotate_and_write(qkv, cos, sin, key_cache, value_cache, slots)
+    for cache in (key_cache, value_cache):
+        cache.copy_(cache.to(torch.float8_e4m3fn))
+    return queries
 
 
 @BY_MAKE
@@ -160,10 +194,13 @@ def test_the_kernels_in_triton_keep_a_cache_in_fp8(
     save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]],
 ) -> None:
     checkpoint, _ = save_tiny()
+    plain = replace(REFERENCE, rotate_and_write=write_in_fp8)
     with torch.inference_mode():
-        steps = zip(ours(checkpoint, ops=TRITON, cache_dtype=torch.float8_e4m3fn), ours(checkpoint), strict=True)
+        steps = zip(
+            ours(checkpoint, ops=TRITON, cache_dtype=torch.float8_e4m3fn), ours(checkpoint, ops=plain), strict=True
+        )
         for found, expected in islice(steps, 2):
-            assert 0 < (found - expected).norm() < 0.3 * expected.norm()
+            assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_bfloat16_is_close(save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]]) -> None:
