@@ -1,4 +1,4 @@
-"""Each kernel compiled once, in a process of their own: here they are interpreted. `make kernels-aot` compiles all."""
+"""Each kernel compiled once for each target, in a process of their own: here they are interpreted. `make kernels-aot` compiles all."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 def test_kernels_compile_within_their_budget() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "kernels.triton.aot", "--quick", "--target", "sm_90a"],
+        [sys.executable, "-m", "kernels.triton.aot", "--quick"],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "0"},
         stdout=subprocess.PIPE,
@@ -27,7 +27,7 @@ def test_kernels_compile_within_their_budget() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout
-    assert f"{len(QUICK)} kernels compiled, 0 checks failed" in ended.stdout
+    assert f"{len(QUICK) * len(TARGETS)} kernels compiled, 0 checks failed" in ended.stdout
 
 
 def test_each_kernel_is_among_them() -> None:
