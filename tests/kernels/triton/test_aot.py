@@ -1,4 +1,7 @@
-"""Each kernel compiled once for each target, in a process of their own: here they are interpreted. `make kernels-aot` compiles all."""
+"""Each kernel compiled once for each target, in a process of their own: here they are interpreted.
+
+`make kernels-aot` compiles all.
+"""
 
 import os
 import subprocess
