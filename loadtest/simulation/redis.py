@@ -127,6 +127,8 @@ class SimulatedRedis:
 
     def recover(self, name: str) -> list[Delivery]:
         """ADOPT, and read what is pending."""
+        if self._get("lead") != name:  # ADOPT does nothing then: whoever leads keeps what it has
+            return []
         found = self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
         return [delivery._replace(case=self.cases.get(delivery.entry)) for delivery in found]
 
