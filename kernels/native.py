@@ -7,16 +7,14 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from kernels import matrix_unit
+from kernels import matrix_unit, native_linear
 from kernels.arguments import (
-    BlockMatrix,
-    Int8Blocks,
-    Int8Matrix,
+    Embedding,
     Linear,
     Matrix,
     PagedAttention,
@@ -26,21 +24,15 @@ from kernels.arguments import (
 from kernels.cache_rows import row_size
 from kernels.native_calls import NativeCalls
 from kernels.native_library import (
-    BLOCK_FORMATS,
     CACHE_FORMATS,
-    FLOAT_FORMATS,
     BatchStruct,
     CacheShapeStruct,
-    Int8MatrixStruct,
-    MatrixStruct,
     SamplingStruct,
     address,
     open_library,
 )
 from kernels.ops import Ops
-from kernels.reference_linear import stack_blocks, stack_int8
 
-_PANEL_ROWS: Final = 16
 _MAX_VOCABULARY: Final = 1 << 20
 KEY_TILE: Final = 16
 """A block's tokens and a head's dimensions must be multiples of it."""
@@ -88,112 +80,6 @@ def cache_shapes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Keys lie transposed, so that a vector holds the scores of sixteen tokens."""
     return (num_blocks, num_kv_heads, head_dim, block_size), (num_blocks, num_kv_heads, block_size, head_dim)
-
-
-class _Packed(Protocol):
-    """One matrix in panels."""
-
-    num_rows: int
-    num_columns: int
-    struct: ctypes.Structure
-    multiply: str
-    """Function that takes (struct, x, num_tokens, y, stride of y)."""
-    gather: str
-    """Function that takes (struct, rows, num_tokens, y)."""
-
-
-class _PackedFloats:
-    """A matrix that keeps its numbers, and is multiplied by fp32 activations or, if it is blocks, by rounded ones."""
-
-    def __init__(self, library: ctypes.CDLL, matrix: Tensor | BlockMatrix, bias: Tensor | None, multiply: str) -> None:
-        numbers = matrix.blocks if isinstance(matrix, BlockMatrix) else matrix
-        number_format = BLOCK_FORMATS[matrix.format] if isinstance(matrix, BlockMatrix) else FLOAT_FORMATS[matrix.dtype]
-        self.multiply = multiply
-        self.gather = "gather_rows"
-        self.num_rows, self.num_columns = matrix.shape
-        self._panels = _panels(self.num_rows, library.panel_bytes(number_format, self.num_columns))
-        self._bias = _padded(bias, self.num_rows)
-        library.pack_matrix(
-            number_format, address(numbers.contiguous()), self.num_rows, self.num_columns, address(self._panels)
-        )
-        self.struct: ctypes.Structure = MatrixStruct(
-            address(self._panels),
-            None if self._bias is None else address(self._bias),
-            self.num_rows,
-            self.num_columns,
-            number_format,
-        )
-
-
-class _PackedInt8:
-    """A matrix that is multiplied by activations in int8."""
-
-    def __init__(self, library: ctypes.CDLL, matrix: Int8Matrix, bias: Tensor | None) -> None:
-        self.multiply = "linear_int8"
-        self.gather = "gather_rows_int8"
-        self.num_rows, self.num_columns = matrix.shape
-        self._panels = _panels(self.num_rows, library.int8_panel_bytes(self.num_columns))
-        self._bias = _padded(bias, self.num_rows)
-        library.pack_int8(
-            address(matrix.numbers), address(matrix.scales), self.num_rows, self.num_columns, address(self._panels)
-        )
-        self.struct: ctypes.Structure = Int8MatrixStruct(
-            address(self._panels),
-            None if self._bias is None else address(self._bias),
-            self.num_rows,
-            self.num_columns,
-        )
-
-
-def _panels(num_rows: int, panel_bytes: int) -> Tensor:
-    return torch.empty(_num_panels(num_rows) * panel_bytes, dtype=torch.uint8)
-
-
-def _padded(bias: Tensor | None, num_rows: int) -> Tensor | None:
-    if bias is None:
-        return None
-    padded = torch.zeros(_num_panels(num_rows) * _PANEL_ROWS)
-    padded[:num_rows] = bias
-    return padded
-
-
-def _num_panels(num_rows: int) -> int:
-    return -(-num_rows // _PANEL_ROWS)
-
-
-class _Linear:
-    """Packed matrices that read the same input, their outputs side by side."""
-
-    def __init__(self, call: NativeCalls, parts: Sequence[_Packed]) -> None:
-        self._call = call
-        self._out_features = sum(part.num_rows for part in parts)
-        self._parts = []
-        first = 0
-        for part in parts:
-            self._parts.append((part, part.multiply, part.struct, 4 * first))
-            first += part.num_rows
-
-    def __call__(self, x: Tensor) -> Tensor:
-        call, num_tokens, out_features = self._call, x.shape[0], self._out_features
-        y = call.empty(num_tokens, out_features)
-        source, target = address(x), y.data_ptr()
-        for _, multiply, struct, offset in self._parts:
-            call(multiply, struct, source, num_tokens, target + offset, out_features)
-        return y
-
-
-class _Embedding:
-    def __init__(self, call: NativeCalls, packed: _Packed) -> None:
-        self._call = call
-        self._packed = packed
-
-    def __call__(self, token_ids: Tensor) -> Tensor:
-        rows = self._call.empty(len(token_ids), self._packed.num_columns)
-        self._call(self._packed.gather, self._packed.struct, address(token_ids), len(token_ids), rows.data_ptr())
-        return rows
-
-    def head(self) -> Linear:
-        return _Linear(self._call, [self._packed])
 
 
 class _Attention:
@@ -248,24 +134,12 @@ class _NativeOps:
         library.set_num_threads(torch.get_num_threads())
 
     def pack_linear(self, matrices: Sequence[Matrix], bias: Tensor | None) -> Linear:
-        """As the reference. Matrices of one format become one; others stay as they are, side by side."""
-        runs: list[list[Matrix]] = []
-        for matrix in matrices:
-            if runs and _format(runs[-1][0]) == _format(matrix):
-                runs[-1].append(matrix)
-            else:
-                runs.append([matrix])
-        parts, first = [], 0
-        for run in runs:
-            rows = sum(matrix.shape[0] for matrix in run)
-            own_bias = None if bias is None else bias[first : first + rows]
-            parts.append(_pack(self.library, _stack(run), own_bias))
-            first += rows
-        return _Linear(self._call, parts)
+        """As the reference; see `kernels.native_linear`."""
+        return native_linear.pack_linear(self._call, self.library, matrices, bias)
 
-    def pack_embedding(self, matrix: Matrix) -> _Embedding:
+    def pack_embedding(self, matrix: Matrix) -> Embedding:
         """As the reference; the head shares the embedding's memory."""
-        return _Embedding(self._call, _pack(self.library, matrix, None))
+        return native_linear.pack_embedding(self._call, self.library, matrix)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """As the reference."""
@@ -378,32 +252,3 @@ def _cache_shape(value_cache: Tensor) -> CacheShapeStruct:
 def _cache_shape_of(shape: tuple[int, ...], dtype: torch.dtype) -> CacheShapeStruct:
     _, num_kv_heads, block_size, size = shape
     return CacheShapeStruct(CACHE_FORMATS[dtype], num_kv_heads, size - row_size(0, dtype), block_size)
-
-
-def _pack(library: ctypes.CDLL, matrix: Matrix, bias: Tensor | None) -> _Packed:
-    if isinstance(matrix, Int8Matrix):
-        return _PackedInt8(library, matrix, bias)
-    if isinstance(matrix, Int8Blocks):
-        return _PackedFloats(library, matrix.blocks, bias, "linear_int8_blocks")
-    assert isinstance(matrix, Tensor | BlockMatrix), "see Ops.keeps"
-    return _PackedFloats(library, matrix, bias, "linear")
-
-
-def _format(matrix: Matrix) -> str | torch.dtype:
-    if isinstance(matrix, Int8Matrix):
-        return "int8"
-    if isinstance(matrix, Int8Blocks):
-        return f"int8 times {matrix.blocks.format}"
-    assert isinstance(matrix, Tensor | BlockMatrix), "see Ops.keeps"
-    return matrix.format if isinstance(matrix, BlockMatrix) else matrix.dtype
-
-
-def _stack(matrices: Sequence[Matrix]) -> Matrix:
-    """Matrices of one format as one, row under row."""
-    if isinstance(matrices[0], BlockMatrix):
-        return stack_blocks(matrices)
-    if isinstance(matrices[0], Int8Blocks):
-        return Int8Blocks(stack_blocks(matrices))
-    if isinstance(matrices[0], Int8Matrix):
-        return stack_int8([matrix for matrix in matrices if isinstance(matrix, Int8Matrix)])
-    return torch.cat([matrix for matrix in matrices if isinstance(matrix, Tensor)])
