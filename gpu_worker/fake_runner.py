@@ -158,7 +158,7 @@ class FakeRunner:
         self._hazard = hazard
         self._length = length
         self._vocab_size = vocab_size
-        self._check_content = check_content
+        self._cache = _FakeCache(capabilities.num_blocks, capabilities.block_size, check_content)
         self.reset()
 
     @property
@@ -172,10 +172,9 @@ class FakeRunner:
         return self._load
 
     def reset(self) -> None:
-        """Forget every row and the content of every block."""
-        limits = self._capabilities
+        """Forget every row. What blocks hold stays there."""
         self._rows: dict[int, FakeRow] = {}
-        self._cache = _FakeCache(limits.num_blocks, limits.block_size, self._check_content)
+        self._cache.holders.clear()
         self._load = StepLoad(0, 0, 0, 0)
 
     def step(self, plan: StepPlan) -> StepOutput:

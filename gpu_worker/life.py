@@ -2,11 +2,13 @@
 
 import enum
 
+from gpu_worker.cache_contents import CacheContents
 from gpu_worker.delivery import DeliveryBook
 from gpu_worker.runner import Runner, StepOutput
 from shared.bus import LIVENESS_TTL_S
+from shared.cached_blocks import NOTHING_CACHED
 from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
-from shared.messages import StepPlan, StepResult, WorkerStatus
+from shared.messages import StepPlan, StepResult, WorkerHello, WorkerStatus
 
 
 class Ending(enum.Enum):
@@ -24,19 +26,28 @@ class Life:
     Plans are computed in order, each once, and none after the first that does not follow. Every computed plan has one
     answer. `receive`, `compute`, `answer` and the signs of life may each have a thread of its own.
 
+    Args:
+        runner: Computes; has no rows.
+        after: The one before this, of the same process.
+
     Attributes:
         worker: The name; empty until it is there.
+        formerly: The name before this; empty in a process's first life.
+        contents: What the cache holds; one life leaves it to the next.
         computing: The plan that is or was last computed.
         ending: Why it is over, or None. The first ending counts.
         error: What an unforeseen end raised.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, after: "Life | None" = None) -> None:
         self.worker = WorkerId("")
         self.computing = BEFORE_FIRST_STEP
         self.ending: Ending | None = None
         self.error: BaseException | None = None
         self._runner = runner
+        self.contents: CacheContents = after.contents if after else CacheContents(runner.capabilities.block_size)
+        self.formerly: WorkerId = (after.worker or after.formerly) if after else WorkerId("")
+        self._cached = NOTHING_CACHED
         self._book = DeliveryBook(self.worker)
         self._cursor = BEFORE_FIRST_STEP
         self._last_step = BEFORE_FIRST_STEP
@@ -58,6 +69,12 @@ class Life:
         """Have a name."""
         self.worker = worker
         self._book = DeliveryBook(worker)
+        self._cached = self.contents.told()
+
+    def next(self) -> "Life":
+        """The one after this. Its rows are gone; what the cache holds is not."""
+        self._runner.reset()
+        return Life(self._runner, after=self)
 
     def receive(self, step: StepId) -> None:
         """A plan has been read, and waits."""
@@ -74,6 +91,7 @@ class Life:
             return None
         self.computing = step
         output = self._runner.step(plan)
+        self.contents.executed(plan)
         self._last_step = step
         self._num_computed += 1
         return output
@@ -91,6 +109,13 @@ class Life:
             last_step=self._last_step,
             num_queued_plans=self._num_received - self._num_computed,
             host=host,
+        )
+
+    def hello(self) -> WorkerHello:
+        """What it says of itself. Once it has been given a plan, a block may hold something else than at first."""
+        cached = NOTHING_CACHED if self._num_received else self._cached
+        return WorkerHello(
+            worker_id=self.worker, capabilities=self._runner.capabilities, formerly=self.formerly, cached=cached
         )
 
     def must_greet(self, now_s: float) -> bool:

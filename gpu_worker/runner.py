@@ -74,4 +74,4 @@ class Runner(Protocol):
         """
 
     def reset(self) -> None:
-        """Forget every row. The next plan is the first of a new worker's."""
+        """Forget every row, but not what blocks hold. The next plan is the first under a new name."""

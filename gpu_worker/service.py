@@ -65,8 +65,8 @@ class WorkerService:
         Raises:
             Exception: whatever the runner or the bus raised that is not foreseen; the scheduler has been told.
         """
+        life = Life(self._runner)
         while not self._stopping.is_set():
-            life = Life(self._runner)
             self._threads = _Threads(self._bus, life)
             if self._stopping.is_set():  # stop() came just before there was a life to end
                 break
@@ -76,7 +76,7 @@ class WorkerService:
             if ending is Ending.FAILED:
                 return self._fail(life)
             _log.warning("Worker %s is over (%s): starting under a new name", life.worker, ending.value)
-            self._runner.reset()
+            life = life.next()
         return 0
 
     def _fail(self, life: Life) -> int:
@@ -160,7 +160,7 @@ class _Threads:
             try:
                 self._bus.heartbeat(status)
                 if self._life.must_greet(time.monotonic()):
-                    self._bus.hello(status.worker_id, status.capabilities)
+                    self._bus.hello(self._life.hello())
                 self._life.heard(time.monotonic())
             except BusUnavailableError as error:
                 _log.warning("No heartbeat: %s", error)

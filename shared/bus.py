@@ -26,7 +26,7 @@ from shared.messages import (
     StepResult,
     Submit,
     TokenBatch,
-    WorkerCapabilities,
+    WorkerHello,
     WorkerStatus,
 )
 from shared.usage import HourlyUsage, UsageRecord
@@ -254,7 +254,7 @@ class WorkerBus(Protocol):
         A leader seals the workers that it finds as it begins; whoever registers later is closed to those before it.
         """
 
-    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+    def hello(self, hello: WorkerHello) -> None:
         """Ask for work."""
 
     def bye(self, worker: WorkerId, *, error: str = "") -> None:

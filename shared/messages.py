@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from shared.cached_blocks import NOTHING_CACHED, CachedBlocks
 from shared.errors import MessageError
 from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.sampling import SamplingParams
@@ -141,10 +142,27 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="t"):
-    """A worker is ready: its weights are loaded and its caches allocated."""
+    """A worker is ready: its weights are loaded and its caches allocated.
+
+    Attributes:
+        formerly: The name that the same process had before; empty at its start.
+        cached: What its blocks hold since then. Said only while it has been given no plan under its new name.
+    """
 
     worker_id: WorkerId
     capabilities: WorkerCapabilities
+    formerly: WorkerId = WorkerId("")
+    cached: CachedBlocks = NOTHING_CACHED
+
+    def __post_init__(self) -> None:
+        """See that it has the blocks that it tells of.
+
+        Raises:
+            ValueError: it has not.
+        """
+        num_blocks = self.capabilities.num_blocks
+        if any(block >= num_blocks for block, _ in self.cached):
+            raise ValueError(f"a worker tells of blocks beyond its {num_blocks}")
 
 
 class WorkerBye(msgspec.Struct, frozen=True, kw_only=True, tag="bye", tag_field="t"):
@@ -197,6 +215,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
         copies: u32 pairs (source block, destination block), done before anything is computed.
         slots: u16 rows that compute in this step.
         num_tokens: u32 tokens each of them computes.
+        cached: What blocks hold once this has been computed, if others may come to ask for it.
     """
 
     released: bytes = b""
@@ -206,6 +225,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     copies: bytes = b""
     slots: bytes = b""
     num_tokens: bytes = b""
+    cached: CachedBlocks = NOTHING_CACHED
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):

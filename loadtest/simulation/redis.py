@@ -16,7 +16,6 @@ from shared.messages import (
     Submit,
     TokenBatch,
     WorkerBye,
-    WorkerCapabilities,
     WorkerHello,
     WorkerStatus,
 )
@@ -205,9 +204,9 @@ class SimulatedRedis:
         self.add_writer(worker, after=StepId(self._epoch, 0))
         return worker
 
-    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+    def hello(self, hello: WorkerHello) -> None:
         """XADD to the control stream."""
-        self.tell_scheduler(WorkerHello(worker_id=worker, capabilities=capabilities))
+        self.tell_scheduler(hello)
 
     def bye(self, worker: WorkerId) -> None:
         """DEL of the heartbeat, and XADD to the control stream."""

@@ -22,10 +22,9 @@ class WorkerProcess(Process):
     def __init__(self, kernel: Kernel, name: str, redis: SimulatedRedis, runner: Runner, *, step_s: float) -> None:
         super().__init__(kernel, name)
         self._redis = redis
-        self._runner = runner
         self._step_s = step_s
         self._is_stopping = False
-        self._begin()
+        self._begin(Life(runner))
         self.start(self._run())
 
     @property
@@ -54,8 +53,8 @@ class WorkerProcess(Process):
         else:
             super().failed(task, error)
 
-    def _begin(self) -> None:
-        self._life = Life(self._runner)
+    def _begin(self, life: Life) -> None:
+        self._life = life
         self._ended = Signal()
         self._plans: deque[tuple[StepId, StepPlan]] = deque()
         self._outputs: deque[tuple[StepId, StepPlan, StepOutput]] = deque()
@@ -68,7 +67,6 @@ class WorkerProcess(Process):
 
     def _run(self) -> Steps:
         while not self._is_stopping:
-            self._begin()
             life = self._life
             life.begin((yield from self._persist(Call(self._redis.register, self.name))))
             self.tell("registers as %s", life.worker)
@@ -82,7 +80,7 @@ class WorkerProcess(Process):
             self.tell("%s is over: %s", life.worker, life.ending)
             if life.says_bye:
                 yield from self._persist(Call(self._redis.bye, life.worker, is_repeatable=False))
-            self._runner.reset()
+            self._begin(life.next())
         self.tell("leaves")
         self.is_alive = False
 
@@ -135,7 +133,7 @@ class WorkerProcess(Process):
             try:
                 yield Call(self._redis.beat, f"w:{life.worker}", status, self.connection)
                 if life.must_greet(self.kernel.now_s):
-                    yield Call(self._redis.hello, life.worker, status.capabilities, is_repeatable=False)
+                    yield Call(self._redis.hello, life.hello(), is_repeatable=False)
                 life.heard(self.kernel.now_s)
             except BusUnavailableError:
                 self.tell("no heartbeat")

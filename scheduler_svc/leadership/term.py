@@ -4,7 +4,8 @@
    workers' results are refused from here on, and workers come back under new names.
 2. What earlier leaders did not finish is collected. The sealed logs say what its clients have been told, and are read.
 3. Unfinished requests are taken over, and go on from there; then comes what has come meanwhile.
-4. Messages, results and looks at who lives come in; plans, seals, faults and ends go out, until the lease is lost.
+4. For a moment it waits for workers that are about to come back with what they have in their caches.
+5. Messages, results and looks at who lives come in; plans, seals, faults and ends go out, until the lease is lost.
 """
 
 import logging
@@ -30,6 +31,7 @@ from scheduler_svc.leadership.failure_detector import FailureDetector
 from scheduler_svc.leadership.fault_writer import FaultWriter
 from scheduler_svc.leadership.inheritance import Inheritance
 from scheduler_svc.leadership.recovery import CommittedOutputs
+from scheduler_svc.leadership.reunion import Reunion
 from scheduler_svc.leadership.unreadable import refusals, unreadable
 from scheduler_svc.leadership.watch import Watch
 from scheduler_svc.scheduling.scheduler import Scheduler
@@ -45,7 +47,6 @@ from shared.messages import (
     StepResult,
     Submit,
     WorkerBye,
-    WorkerCapabilities,
     WorkerHello,
     WorkerStatus,
 )
@@ -82,6 +83,8 @@ class Term:
         self._watch = Watch(settings)
         self._detector = FailureDetector()
         self._unread = deque(writers)
+        self._reunion = Reunion(self._unread)
+        self._heard: set[WorkerId] = set()
         self._sealed = set(self._unread)
         self._being_read: set[WorkerId] = set()
         self._inheritance: Inheritance | None = None
@@ -106,8 +109,9 @@ class Term:
         return self._core.gateways()
 
     def workers(self) -> list[WorkerId]:
-        """Those that have a part in it, as far as is known."""
-        return [worker_id for worker_id in self._core.workers if worker_id not in self._sealed]
+        """Those that have a part in it or are about to, as far as is known."""
+        present = [worker_id for worker_id in self._core.workers if worker_id not in self._sealed]
+        return [*present, *self._reunion.missing]
 
     def take_over(self, deliveries: Iterable[Delivery]) -> None:
         """Go on with what earlier leaders did not finish, as soon as the logs have been read. Comes once."""
@@ -143,8 +147,10 @@ class Term:
     def look(self, workers: Mapping[WorkerId, WorkerStatus], gateways: set[GatewayId], *, now_s: float) -> None:
         """Draw conclusions from who lives: all workers, and those of `gateways()`, that have a heartbeat."""
         self._tell_time(now_s)
-        for worker_id, status in workers.items():
-            self._welcome(worker_id, status.capabilities, now_s)
+        self._reunion.look(workers)
+        for worker_id in self._heard.intersection(workers):  # whose hello, with all that it tells, has been lost
+            self._welcome(WorkerHello(worker_id=worker_id, capabilities=workers[worker_id].capabilities), now_s)
+        self._heard = set(workers) if self._is_leading else set()
         for worker_id, reason in self._watch.dead_workers(self._core, set(workers), now_s=now_s):
             self._dismiss(worker_id, reason)
         for gateway_id in self._watch.lost_gateways(self._core, gateways, now_s=now_s):
@@ -157,6 +163,7 @@ class Term:
     def sight(self, sighting: Sighting, *, now_s: float) -> None:
         """Draw conclusions from a look at the leases of `workers()`."""
         for lease in self._detector.crashed(sighting, now_s=now_s):
+            self._reunion.strike(WorkerId(lease.holder))
             self._dismiss(WorkerId(lease.holder), "its connection is closed")
 
     def effects(self, *, now_s: float) -> Iterator[Effect]:
@@ -169,9 +176,10 @@ class Term:
         outcomes = self._core.take_outcomes()
         if outcomes.cases:
             yield KeepCases(outcomes.cases)
-        for worker_id in list(self._core.workers):
-            while planned := self._core.next_plan(worker_id, now_s=now_s):
-                yield SendPlan(worker_id, *planned)
+        if self._reunion.is_over(now_s=now_s):
+            for worker_id in list(self._core.workers):
+                while planned := self._core.next_plan(worker_id, now_s=now_s):
+                    yield SendPlan(worker_id, *planned)
         ended, self._handled = [*outcomes.finished, *self._handled], []
         faults, self._refusals = [*outcomes.faults, *self._refusals], []
         for entry, letter in outcomes.letters.items():
@@ -199,7 +207,7 @@ class Term:
                 if not self._core.attach(attach):
                     self._unknown.append(attach)
             case WorkerHello() as hello:
-                self._welcome(hello.worker_id, hello.capabilities, now_s)
+                self._welcome(hello, now_s)
             case WorkerBye() as bye:
                 self._dismiss(bye.worker_id, bye.error)
             case None:
@@ -217,11 +225,13 @@ class Term:
         if faults:
             self._due.append(Emit(self._faults.writer_id, *self._faults.entry(faults)))
 
-    def _welcome(self, worker_id: WorkerId, capabilities: WorkerCapabilities, now_s: float) -> None:
+    def _welcome(self, hello: WorkerHello, now_s: float) -> None:
+        worker_id = hello.worker_id
         if worker_id in self._sealed or worker_id in self._core.workers:
             return
-        log.info("worker %s joins: %s", worker_id, capabilities)
-        self._core.add_worker(worker_id, capabilities)
+        log.info("worker %s joins, formerly %s: %s", worker_id, hello.formerly or "nobody", hello.capabilities)
+        self._core.add_worker(worker_id, hello.capabilities, hello.cached)
+        self._reunion.strike(hello.formerly)
         self._watch.welcome(worker_id, now_s=now_s)
         self._due.append(Follow(worker_id))
 
@@ -280,6 +290,8 @@ class Term:
         if self._is_leading or past is None or self._unread or self._being_read:
             return
         self._is_leading, self._inheritance = True, None
+        if not past.has_requests:
+            self._reunion.call_off()
         for delivery in past.deliveries:
             self._handle(delivery, past.outputs, now_s)
         log.info("leading with epoch %d, %d requests taken over", self.epoch, self._core.num_requests)

@@ -1,6 +1,7 @@
 """All blocks of one worker's KV cache: who counts on each, and which may be handed out next."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from shared.ids import BlockId
 
@@ -15,12 +16,18 @@ class BlockPool:
     Invariants, checked by `check`:
         - a block is free if and only if its ref count is 0;
         - free and held blocks together are all blocks.
+
+    Args:
+        num_blocks: All are free.
+        cached: Those of them that hold something already, the first to be evicted comes first.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, cached: Iterable[BlockId] = ()) -> None:
         self.num_blocks = num_blocks
         self._ref_counts = [0] * num_blocks
         self._free: OrderedDict[BlockId, None] = OrderedDict((BlockId(block), None) for block in range(num_blocks))
+        for block in cached:
+            self._free.move_to_end(block)
 
     @property
     def num_free(self) -> int:

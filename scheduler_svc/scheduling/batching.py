@@ -119,6 +119,7 @@ class Batch:
             copies=pack_u32(self._copies),
             slots=pack_u16(self._rows),
             num_tokens=pack_u32(self._num_tokens),
+            cached=self.worker.prefix_cache.take_untold(),
         )
 
 

@@ -16,6 +16,7 @@ from scheduler_svc.scheduling.routing import Candidate, choose_worker
 from scheduler_svc.scheduling.sequence import Phase, Sequence
 from scheduler_svc.scheduling.waiting_queue import WaitingQueue
 from scheduler_svc.scheduling.worker import PlanRecord, Worker
+from shared.cached_blocks import NOTHING_CACHED, CachedBlocks
 from shared.dead_letters import Case
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
 from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
@@ -158,10 +159,21 @@ class Scheduler:
             self._fail(request, [Fault(sequence.handle, 503, _GATEWAY_GONE) for sequence in request.sequences])
         return len(orphans)
 
-    def add_worker(self, worker_id: WorkerId, capabilities: WorkerCapabilities) -> None:
-        """Give work to a worker from now on. One that is known already is left as it is."""
+    def add_worker(
+        self,
+        worker_id: WorkerId,
+        capabilities: WorkerCapabilities,
+        cached: CachedBlocks = NOTHING_CACHED,
+    ) -> None:
+        """Give work to a worker from now on. One that is known already is left as it is.
+
+        Args:
+            worker_id: A new name.
+            capabilities: What it can hold and compute.
+            cached: What its blocks hold before its first plan.
+        """
         if worker_id not in self.workers:
-            self.workers[worker_id] = Worker(worker_id, capabilities, self.epoch)
+            self.workers[worker_id] = Worker(worker_id, capabilities, self.epoch, cached)
             for request in list(self._requests.values()):
                 self._reject_if_too_long(request.sequences)
 

@@ -4,8 +4,9 @@ from array import array
 from enum import Enum
 
 from scheduler_svc.accounting.work_done import WorkDone
-from scheduler_svc.paging.prefix_cache import BlockHash, chain_hash, root_hash
+from scheduler_svc.paging.prefix_cache import chain_hash, root_hash
 from scheduler_svc.scheduling.progress import Progress
+from shared.cached_blocks import BlockHash
 from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, WorkerId
 from shared.messages import Submit
 from shared.packing import pack_u32, unpack_u32

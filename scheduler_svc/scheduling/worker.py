@@ -8,6 +8,7 @@ from scheduler_svc.paging.block_pool import BlockPool
 from scheduler_svc.paging.prefix_cache import PrefixCache
 from scheduler_svc.scheduling.pace import Pace
 from scheduler_svc.scheduling.sequence import Phase, Sequence
+from shared.cached_blocks import NOTHING_CACHED, CachedBlocks
 from shared.ids import BlockId, Epoch, Slot, StepId, WorkerId
 from shared.messages import WorkerCapabilities
 
@@ -50,12 +51,18 @@ class Worker:
         - a cached block of a running sequence is cached under that sequence's hash.
     """
 
-    def __init__(self, worker_id: WorkerId, capabilities: WorkerCapabilities, epoch: Epoch) -> None:
+    def __init__(
+        self,
+        worker_id: WorkerId,
+        capabilities: WorkerCapabilities,
+        epoch: Epoch,
+        cached: CachedBlocks = NOTHING_CACHED,
+    ) -> None:
         self.worker_id = worker_id
         self.capabilities = capabilities
         self.block_size = capabilities.block_size
-        self.pool = BlockPool(capabilities.num_blocks)
-        self.prefix_cache = PrefixCache()
+        self.prefix_cache = PrefixCache(cached)
+        self.pool = BlockPool(capabilities.num_blocks, self.prefix_cache)
         self.pace = Pace()
         self.is_suspended = False
         self.running: list[Sequence] = []

@@ -3,7 +3,7 @@
 from shared.errors import SealedError
 from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.memory_bus.state import PoolState
-from shared.messages import StepPlan, StepResult, WorkerBye, WorkerCapabilities, WorkerHello, WorkerStatus
+from shared.messages import StepPlan, StepResult, WorkerBye, WorkerHello, WorkerStatus
 
 
 class MemoryWorkerBus:
@@ -20,10 +20,10 @@ class MemoryWorkerBus:
             self._state.add_writer(worker, after=StepId(self._state.epoch, 0))
             return worker
 
-    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+    def hello(self, hello: WorkerHello) -> None:
         """Ask for work."""
         with self._state.changed:
-            self._state.control.add(WorkerHello(worker_id=worker, capabilities=capabilities))
+            self._state.control.add(hello)
             self._state.notify()
 
     def bye(self, worker: WorkerId, *, error: str = "") -> None:

@@ -15,7 +15,6 @@ from shared.messages import (
     StepPlan,
     StepResult,
     WorkerBye,
-    WorkerCapabilities,
     WorkerHello,
     WorkerStatus,
     decode,
@@ -63,10 +62,9 @@ class RedisWorkerBus:
         self._commands.run(REGISTER, keys, worker)
         return worker
 
-    def hello(self, worker: WorkerId, capabilities: WorkerCapabilities) -> None:
+    def hello(self, hello: WorkerHello) -> None:
         """Ask for work."""
-        message = encode(WorkerHello(worker_id=worker, capabilities=capabilities))
-        self._commands.call("XADD", self._keys.control, "*", "d", message)
+        self._commands.call("XADD", self._keys.control, "*", "d", encode(hello))
 
     def bye(self, worker: WorkerId, *, error: str = "") -> None:
         """Say that no further plan will be executed, and why, if it is because of an error."""

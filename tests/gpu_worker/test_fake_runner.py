@@ -79,11 +79,12 @@ def test_a_released_slot_and_its_blocks_can_be_given_out_by_the_same_plan(runner
     assert row.tokens == (fake_token(RequestId("s"), 0, 0, VOCAB),)
 
 
-def test_reset_forgets_rows_and_blocks(runner: FakeRunner) -> None:
+def test_reset_forgets_rows_but_not_what_blocks_hold(runner: FakeRunner) -> None:
     runner.step(plan({0: 4}, admitted(0, [1, 2, 3, 4], [0])))
     runner.reset()
+    runner.step(plan({0: 1}, admitted(0, [1, 2, 3, 4, 5], [0, 1], computed=4)))
     with pytest.raises(PlanError, match="does not hold"):
-        runner.step(plan({0: 1}, admitted(0, [1, 2, 3, 4, 5], [0, 1], computed=4)))
+        runner.step(plan({1: 1}, admitted(1, [1, 2, 3, 5, 5], [0, 2], computed=4)))
 
 
 def test_the_load_is_summed_over_the_rows_of_the_step(runner: FakeRunner) -> None:

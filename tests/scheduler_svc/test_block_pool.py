@@ -8,6 +8,12 @@ def test_blocks_are_handed_out_low_to_high():
     assert [pool.allocate() for _ in range(4)] == [0, 1, 2, 3]
 
 
+def test_cached_blocks_are_handed_out_last():
+    pool = BlockPool(5, cached=[3, 0])
+    assert [pool.allocate() for _ in range(5)] == [1, 2, 4, 3, 0]
+    pool.check()
+
+
 def test_an_exhausted_pool_raises():
     pool = BlockPool(1)
     pool.allocate()

@@ -1,4 +1,5 @@
 from scheduler_svc.paging.prefix_cache import PrefixCache, chain_hash, root_hash
+from shared.cached_blocks import CachedBlocks
 
 
 def chain(salt, *blocks):
@@ -25,6 +26,26 @@ def test_another_salt_shares_nothing():
     cache = PrefixCache()
     cache.publish(chain("alice", b"aaaa")[0], 1)
     assert cache.match(chain("bob", b"aaaa")) == []
+
+
+def test_the_worker_is_told_once_of_what_still_stands():
+    cache = PrefixCache()
+    hashes = chain("", b"aaaa", b"bbbb", b"cccc")
+    for block, block_hash in enumerate(hashes):
+        cache.publish(block_hash, block)
+    cache.forget(1)
+    assert list(cache.take_untold()) == [(0, hashes[0]), (2, hashes[2])]
+    assert list(cache.take_untold()) == []
+    cache.check()
+
+
+def test_what_the_worker_has_told_is_found_and_not_told_back():
+    hashes = chain("", b"aaaa", b"bbbb")
+    cache = PrefixCache(CachedBlocks.of([(5, hashes[0]), (2, hashes[1]), (7, hashes[1])]))
+    assert cache.match(hashes) == [5, 2]
+    assert list(cache) == [5, 2]
+    assert list(cache.take_untold()) == []
+    cache.check()
 
 
 def test_a_forgotten_block_ends_the_match():

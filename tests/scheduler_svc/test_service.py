@@ -16,7 +16,7 @@ from shared.bus import Delivery
 from shared.errors import BusUnavailableError
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, RequestId, WorkerId
 from shared.memory_bus import MemoryBus, MemorySchedulerBus
-from shared.messages import Cancel, StepPlan, Submit, TokenBatch, WorkerCapabilities, WorkerStatus
+from shared.messages import Cancel, StepPlan, Submit, TokenBatch, WorkerCapabilities, WorkerHello, WorkerStatus
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import SamplingParams
 
@@ -165,7 +165,7 @@ async def test_a_worker_without_heartbeat_is_sealed_and_its_requests_move_on(bus
         silent = bus.worker()
         name = silent.register()
         silent.heartbeat(WorkerStatus(worker_id=name, capabilities=CAPABILITIES, last_step=BEFORE_FIRST_STEP))
-        silent.hello(name, CAPABILITIES)
+        silent.hello(WorkerHello(worker_id=name, capabilities=CAPABILITIES))
         await client.submit([1, 2, 3], max_tokens=5)
         await asyncio.to_thread(silent.read_plans, name, BEFORE_FIRST_STEP, timeout_s=5)
         other = RunningWorker(bus)

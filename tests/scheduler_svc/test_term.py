@@ -15,6 +15,7 @@ from scheduler_svc.leadership.effects import (
     TakeOver,
 )
 from scheduler_svc.leadership.failure_detector import CONFIRMATION_S
+from scheduler_svc.leadership.reunion import REUNION_S
 from scheduler_svc.leadership.term import Term
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
@@ -64,8 +65,8 @@ def seal(epoch: int) -> LoggedResult:
     return LoggedResult(StepId(epoch, SEAL_STEP), None)
 
 
-def hello(worker: WorkerId) -> WorkerHello:
-    return WorkerHello(worker_id=worker, capabilities=capabilities())
+def hello(worker: WorkerId, *, formerly: str = "") -> WorkerHello:
+    return WorkerHello(worker_id=worker, capabilities=capabilities(), formerly=WorkerId(formerly))
 
 
 def status(worker: WorkerId) -> WorkerStatus:
@@ -110,11 +111,59 @@ def test_everyone_of_the_past_is_sealed_and_read_to_the_seal_before_anything_goe
     told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70, 71)])
     told.term.read(faults, [seal(7)])
     assert told.wants() == []
+    told.sees()
     told.term.read(OLD, [seal(5), seal(7)])
     joins, plan, _, finish = told.wants()
     assert (joins, finish) == (Follow(NEW), Finish(["2", "3"]))
     assert (plan.worker, plan.step) == (NEW, StepId(7, 1))
     assert list(unpack_u32(plan.plan.admitted[0].tokens)) == [1, 2, 3, 70, 71]
+
+
+def test_nothing_is_planned_before_those_who_live_are_back_with_their_caches() -> None:
+    other = WorkerId("w-other")
+    told = Told(OLD, other)
+    told.term.take_over([Delivery("1", submit())])
+    told.sees(OLD, other)
+    told.term.read(OLD, [seal(7)])
+    told.term.read(other, [seal(7)])
+    told.hears(hello(NEW, formerly=OLD))
+    assert told.wants(SendPlan) == []
+    assert set(told.term.workers()) == {NEW, other}
+    told.hears(hello(WorkerId("w-again"), formerly=other))
+    assert told.wants(SendPlan)
+
+
+def test_those_who_take_too_long_are_not_waited_for() -> None:
+    told = awaiting_the_old_one()
+    told.now_s = REUNION_S
+    assert told.wants(SendPlan)
+
+
+def test_those_who_die_meanwhile_are_not_waited_for() -> None:
+    told = awaiting_the_old_one()
+    for is_connected in (True, False, False):
+        assert told.wants(SendPlan) == []
+        told.now_s += CONFIRMATION_S * 1.1
+        told.term.sight(Sighting("a", [HeldLease(OLD, "c", is_connected)]), now_s=told.now_s)
+    assert told.now_s < REUNION_S
+    assert told.wants(SendPlan)
+
+
+def awaiting_the_old_one() -> Told:
+    told = Told(OLD)
+    told.term.take_over([Delivery("1", submit()), Delivery("2", hello(NEW))])
+    told.sees(OLD)
+    told.term.read(OLD, [seal(7)])
+    assert told.wants(SendPlan) == []
+    return told
+
+
+def test_a_worker_whose_hello_was_lost_joins_by_its_second_heartbeat() -> None:
+    told = Told.leading(submit())
+    told.sees(NEW)
+    assert told.wants(SendPlan) == []
+    told.sees(NEW)
+    assert told.wants(SendPlan)
 
 
 def test_what_comes_while_the_past_is_read_waits_for_it() -> None:

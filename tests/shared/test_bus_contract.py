@@ -112,7 +112,7 @@ async def test_requests_and_control_messages_arrive_in_order(buses: Buses) -> No
         await gateway.submit(submit(name, gateway.gateway_id), max_requests=10)
     await gateway.cancel(Cancel(request_id=RequestId("a"), reason="disconnect"))
     name = worker.register()
-    worker.hello(name, CAPABILITIES)
+    worker.hello(WorkerHello(worker_id=name, capabilities=CAPABILITIES))
     worker.bye(name)
     messages = [delivery.message for delivery in await scheduler.receive(timeout_s=1)]
     assert [m.request_id for m in messages if isinstance(m, Submit)] == ["a", "b"]

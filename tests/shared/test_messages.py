@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.cached_blocks import BlockHash, CachedBlocks
 from shared.errors import MessageError
-from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
+from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, StepId, WorkerId
 from shared.messages import (
     VERSION,
     Admitted,
@@ -108,7 +109,12 @@ MESSAGES: dict[str, Message] = {
         handle=Handle(7),
         num_choices=2,
     ),
-    "worker_hello": WorkerHello(worker_id=WorkerId("w1"), capabilities=CAPABILITIES),
+    "worker_hello": WorkerHello(
+        worker_id=WorkerId("w1"),
+        capabilities=CAPABILITIES,
+        formerly=WorkerId("w0"),
+        cached=CachedBlocks.of([(BlockId(6), BlockHash(b"0123456789abcdef")), (BlockId(2), BlockHash(b"f" * 16))]),
+    ),
     "worker_bye": WorkerBye(worker_id=WorkerId("w1"), error="out of memory"),
     "step_plan": StepPlan(
         released=pack_u16([3]),
@@ -132,6 +138,7 @@ MESSAGES: dict[str, Message] = {
         copies=pack_u32([4, 6]),
         slots=pack_u16([0, 3]),
         num_tokens=pack_u32([1, 2]),
+        cached=CachedBlocks.of([(BlockId(4), BlockHash(b"0123456789abcdef"))]),
     ),
     "step_result": StepResult(batches=(BATCH,), compute_us=1234, num_tokens=3),
     "token_batch": BATCH,
@@ -206,9 +213,11 @@ def test_what_an_older_process_does_not_say_is_left_open() -> None:
     hello = msgpack.unpackb(encode(MESSAGES["worker_hello"])[1:])
     for name in ("kernels", "dtype", "kv_cache_dtype", "quantization"):
         del hello["capabilities"][name]
+    del hello["formerly"], hello["cached"]
     older = decode_inbound(bytes([VERSION]) + msgpack.packb(hello))
     assert isinstance(older, WorkerHello)
     assert (older.capabilities.kernels, older.capabilities.quantization) == ("", "")
+    assert (older.formerly, list(older.cached)) == ("", [])
     status = msgpack.unpackb(encode(MESSAGES["pool_status"])[1:])
     del status["kv_cache_unused_ratio"], status["workers"]
     assert decode(bytes([VERSION]) + msgpack.packb(status), PoolStatus).workers == {}
@@ -231,6 +240,18 @@ def test_what_an_older_process_does_not_say_is_left_open() -> None:
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
     with pytest.raises(MessageError):
         decode_inbound(data)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "hashes"),
+    [(pack_u32([1]), b"f" * 15), (pack_u32([1]), b""), (b"123", b"f" * 12), (pack_u32([512]), b"f" * 16)],
+)
+def test_a_worker_cannot_tell_of_blocks_without_hashes_or_of_blocks_that_it_has_not(
+    blocks: bytes, hashes: bytes
+) -> None:
+    hello = msgpack.unpackb(encode(MESSAGES["worker_hello"])[1:])
+    with pytest.raises(MessageError, match="blocks"):
+        decode_inbound(bytes([VERSION]) + msgpack.packb(hello | {"cached": [blocks, hashes]}))
 
 
 @pytest.mark.parametrize("name", ["step_plan", "worker_status", "token_batch"])

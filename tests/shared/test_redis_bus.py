@@ -25,6 +25,7 @@ from shared.messages import (
     Submit,
     TokenBatch,
     WorkerCapabilities,
+    WorkerHello,
     WorkerStatus,
     decode,
 )
@@ -246,7 +247,7 @@ async def test_nothing_that_belongs_to_a_request_stays(
     await gateway.cancel(CANCEL)
     await gateway.heartbeat()
     name = worker.register()
-    worker.hello(name, CAPABILITIES)
+    worker.hello(WorkerHello(worker_id=name, capabilities=CAPABILITIES))
     worker.heartbeat(WorkerStatus(worker_id=name, capabilities=CAPABILITIES, last_step=BEFORE_FIRST_STEP))
     epoch = await scheduler.acquire_lease()
     assert epoch is not None

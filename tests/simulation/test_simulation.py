@@ -2,6 +2,7 @@
 
 import os
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -14,9 +15,10 @@ from loadtest.simulation.simulation import Simulation
 from pagestream.cli import app
 from scheduler_svc.leadership.term import Term
 from shared.bus import LoggedResult
+from shared.cached_blocks import BlockHash, CachedBlocks
 from shared.errors import SealedError
-from shared.ids import SEAL_STEP, Epoch, StepId, WorkerId
-from shared.messages import Admitted, StepResult
+from shared.ids import SEAL_STEP, BlockId, Epoch, StepId, WorkerId
+from shared.messages import Admitted, StepPlan, StepResult, WorkerHello
 
 NUM_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "10000"))
 NUM_PARTS = 10
@@ -71,6 +73,22 @@ class WithUsedNames(SimulatedRedis):
         return WorkerId(process)
 
 
+class WithStaleContents(SimulatedRedis):
+    """A worker tells the next leader what its blocks have ever held."""
+
+    def __init__(self, *arguments, **hooks) -> None:
+        super().__init__(*arguments, **hooks)
+        self.cached: dict[WorkerId, dict[BlockId, BlockHash]] = {}
+
+    def send_plan(self, worker: WorkerId, step: StepId, plan: StepPlan) -> None:
+        super().send_plan(worker, step, plan)
+        self.cached.setdefault(worker, {}).update(plan.cached)
+
+    def hello(self, hello: WorkerHello) -> None:
+        kept = self.cached.get(hello.formerly, {})
+        super().hello(msgspec.structs.replace(hello, cached=CachedBlocks.of(kept.items())))
+
+
 class WithoutReplay(ReplayingRunner):
     """What a sequence's output has led to is forgotten when it moves."""
 
@@ -96,6 +114,7 @@ BUGS = {
     "MULTI instead of Lua": {"redis": WithMulti},
     "forget to replay the grammar": {"runner": WithoutReplay},
     "reuse a worker's name": {"redis": WithUsedNames},
+    "tell the next leader of blocks that were overwritten": {"redis": WithStaleContents},
     "acknowledge at admission": {"scheduler": WithEarlyFinish},
 }
 
