@@ -1,11 +1,15 @@
 """Many seeds, one after another, and what is told of the first that fails."""
 
 import logging
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from loadtest.simulation.simulation import Simulation
+
+_SHARE: Final = 50
 
 
 class Failure(NamedTuple):
@@ -13,6 +17,13 @@ class Failure(NamedTuple):
 
     seed: int
     error: Exception
+
+
+class Gone(NamedTuple):
+    """How far a search has come: all seeds before `stop`, and the failure at which it ends."""
+
+    stop: int
+    failure: Failure | None = None
 
 
 def first_failure(seeds: Iterable[int], simulate: Callable[[int], Simulation] = Simulation) -> Failure | None:
@@ -24,6 +35,17 @@ def first_failure(seeds: Iterable[int], simulate: Callable[[int], Simulation] = 
             except Exception as error:  # whatever it is: it ends this seed, and is told
                 return Failure(seed, error)
     return None
+
+
+def search(seeds: range, *, num_processes: int) -> Iterator[Gone]:
+    """Go through seeds until one fails, on several cores. Tells again and again how far it is."""
+    shares = [seeds[start : start + _SHARE] for start in range(0, len(seeds), _SHARE)]
+    # Ctrl-C is for this process: it ends the others.
+    with multiprocessing.Pool(num_processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        for share, failure in zip(shares, pool.imap(first_failure, shares), strict=True):
+            yield Gone(share.stop, failure)
+            if failure:
+                return
 
 
 def tell(seed: int) -> Iterator[str]:

@@ -113,14 +113,15 @@ def random_output(grammar: str, seed: int, *, num_free: int = 60, limit: int = 1
     """Tokens of random logits; after the first ones, those that come to an end are preferred."""
     state, rng = COMPILER.compile(grammar), random.Random(seed)
     mask = np.zeros(COMPILER.num_words, np.uint32)
-    ends = [*SMALL.eos_token_ids, *SMALL.encode('"')]
-    marks = [token for mark in "x@.}]," for token in SMALL.encode(mark)]
+    wishes = [[token for mark in marks for token in SMALL.encode(mark)] for marks in ('"', "}]", "x@.,")]
+    wishes[0] += SMALL.eos_token_ids
     output = list[int]()
     while not state.is_complete:
         assert len(output) < limit, SMALL.decode(output)
         state.allowed(mask)
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
-        preferred = [token for token in ends if token in allowed] or [token for token in marks if token in allowed]
+        found = [[token for token in wish if token in allowed] for wish in wishes]
+        preferred = next(filter(None, found), [])
         is_free = len(output) < num_free or not preferred or rng.random() < 0.1
         token = rng.choice(allowed if is_free else preferred)
         if token in SMALL.eos_token_ids:
