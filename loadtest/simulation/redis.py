@@ -1,6 +1,6 @@
 """Redis as `shared.redis_bus` uses it: each method is one act of the server. Nothing here takes time or fails."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
 from shared.dead_letters import Case, DeadLetter
@@ -131,12 +131,12 @@ class SimulatedRedis:
         found = self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
         return [delivery._replace(case=self.cases.get(delivery.entry)) for delivery in found]
 
-    def receive(self, name: str) -> list[Delivery]:
-        """ADOPT, and XREADGROUP."""
+    def receive(self, name: str, held: Set[str]) -> list[Delivery]:
+        """ADOPT, and XREADGROUP: of what is pending, and of what is new."""
         found: list[Delivery] = []
         for inbox in (self.requests, self.control):
             if self._get("lead") == name:
-                found += inbox.adopt(name)
+                found += [delivery for delivery in inbox.adopt(name, own=True) if delivery.entry not in held]
             found += inbox.take(name)
         return found
 

@@ -136,10 +136,12 @@ class SchedulerProcess(Process):
         term.take_over(deliveries)
         term.check()
         self._news.set()
+        held = {delivery.entry for delivery in deliveries}
         while True:
             deliveries = yield Call(
-                self._redis.receive, self.name, is_repeatable=False, key=INBOX, timeout_s=_READ_TIMEOUT_S
+                self._redis.receive, self.name, held, is_repeatable=False, key=INBOX, timeout_s=_READ_TIMEOUT_S
             )
+            held.update(delivery.entry for delivery in deliveries)
             term.receive(deliveries, now_s=self.kernel.now_s)
             self._news.set()
 

@@ -9,7 +9,8 @@ import redis
 from shared.archive import LEASE_S, Claim, Kind, Page, claim_lost, jobs_full, record_exists, storage_full, unknown_start
 from shared.errors import ClaimLostError
 from shared.keys import ArchiveKeys
-from shared.redis_bus.connection import Argument, AsyncConnection, block
+from shared.redis_bus.connecting import Argument, block
+from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import Script
 
 _PACKAGE: Final = "shared.redis_archive"

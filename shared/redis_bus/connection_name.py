@@ -5,7 +5,9 @@ The server is asked once for each socket. The name is empty where it does not te
 
 import redis
 
-from shared.redis_bus.connection import AsyncConnection, BlockingConnection, server_process
+from shared.redis_bus.blocking_connection import BlockingConnection
+from shared.redis_bus.connecting import server_process
+from shared.redis_bus.connection import AsyncConnection
 
 
 class AsyncConnectionName:

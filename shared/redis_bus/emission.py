@@ -9,7 +9,7 @@ from shared.errors import LogLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import StepResult, encode
-from shared.redis_bus.connection import Argument
+from shared.redis_bus.connecting import Argument
 
 LEAST_RETENTION: Final = 256
 RETAINED_BYTES: Final = 256 << 20

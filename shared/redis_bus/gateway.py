@@ -13,7 +13,8 @@ from shared.errors import BusUnavailableError, MessageError
 from shared.ids import GatewayId, RequestId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import Attach, Cancel, PoolStatus, StepResult, Submit, TokenBatch, decode, encode
-from shared.redis_bus.connection import AsyncConnection, server_process
+from shared.redis_bus.connecting import server_process
+from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import ADMIT, HELD
 from shared.usage import HourlyUsage, UsageRecord, decode_usage, hourly
 

@@ -1,8 +1,9 @@
 """The scheduler's inbox on Redis: two streams read by one consumer group, as one ordered list of messages.
 
 An entry is pending from its delivery until it is finished, whoever received it. Two ways lead to an entry that nobody
-works on: a cancelled or broken read, and a former leader that was still waiting when an entry came. The first is
-repaired by reading our own pending entries again, the second by taking over those of others, once a second.
+works on: a cancelled or broken read, whose command may come to the server at any later time, and a former leader that
+was still waiting when an entry came. So once a second those of others are taken over, and if there are more pending for
+us than are in our hands, all of ours are read again.
 """
 
 import logging
@@ -16,7 +17,8 @@ from shared.dead_letters import Case, decode_record
 from shared.errors import BusUnavailableError, MessageError
 from shared.keys import GROUP, PoolKeys
 from shared.messages import decode_inbound
-from shared.redis_bus.connection import Argument, AsyncConnection, block
+from shared.redis_bus.connecting import Argument, block
+from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import ADOPT, FINISH
 from shared.usage import HOUR_S, RECORDS_KEPT, USAGE_TTL_S, UsageRecord, encode_usage, sums_of
 
@@ -42,7 +44,7 @@ class RedisInbox:
         self._name = name
         self._commands = commands
         self._reader = AsyncConnection(url, f"{name}-inbox")
-        self._held: set[str] = set()
+        self._held: dict[str, set[str]] = {name: set() for name in self._streams}
         self._must_reread = False
         self._next_adoption = 0.0
 
@@ -61,7 +63,8 @@ class RedisInbox:
 
     async def recover(self) -> list[Delivery]:
         """All that was delivered to anybody and is not finished, oldest first."""
-        self._held.clear()
+        for held in self._held.values():
+            held.clear()
         await self._adopt()
         found = await self._reread()
         cases = await self._cases()
@@ -93,7 +96,7 @@ class RedisInbox:
         for stream, rest in arguments.items():
             keys = [self._streams[stream], self._keys.cases, hour, self._keys.usage_log]
             await self._commands.run(FINISH, keys, GROUP, stream, USAGE_TTL_S, RECORDS_KEPT, *rest)
-        self._held.difference_update(done)
+            self._held[stream].difference_update(done)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -117,10 +120,11 @@ class RedisInbox:
 
     async def _adopt(self) -> None:
         self._next_adoption = time.monotonic() + _ADOPTION_INTERVAL_S
-        for stream in self._streams.values():
+        for name, stream in self._streams.items():
             try:
                 keys = [stream, self._keys.lead]
-                if await self._commands.run(ADOPT, keys, GROUP, self._name, _FORGET_CONSUMER_MS):
+                num_ours = await self._commands.run(ADOPT, keys, GROUP, self._name, _FORGET_CONSUMER_MS)
+                if num_ours > len(self._held[name]):
                     self._must_reread = True
             except redis.ResponseError as error:
                 await self._replace_lost_groups(error)
@@ -163,9 +167,9 @@ class RedisInbox:
         found = []
         for entry_id, fields in entries:
             entry = f"{stream}:{entry_id.decode()}"
-            if entry in self._held:
+            if entry in self._held[stream]:
                 continue
-            self._held.add(entry)
+            self._held[stream].add(entry)
             data = fields[1] if fields else b""
             try:
                 found.append(Delivery(entry, decode_inbound(data)))

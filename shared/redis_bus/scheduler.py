@@ -15,7 +15,8 @@ from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
 from shared.keys import PoolKeys
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
 from shared.redis_bus.client_list import ClientList
-from shared.redis_bus.connection import Argument, AsyncConnection, block
+from shared.redis_bus.connecting import Argument, block
+from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.connection_name import AsyncConnectionName
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox

@@ -20,7 +20,8 @@ from shared.messages import (
     decode,
     encode,
 )
-from shared.redis_bus.connection import Argument, BlockingConnection, block
+from shared.redis_bus.blocking_connection import BlockingConnection
+from shared.redis_bus.connecting import Argument, block
 from shared.redis_bus.connection_name import BlockingConnectionName
 from shared.redis_bus.emission import emit_arguments, refusal_of
 from shared.redis_bus.scripts import EMIT, HEARTBEAT, REGISTER, Script

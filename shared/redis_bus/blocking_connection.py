@@ -1,0 +1,103 @@
+"""A connection to Redis that blocks the calling thread: a worker's."""
+
+import threading
+from typing import Any
+
+import redis
+
+from shared.errors import BusUnavailableError
+from shared.redis_bus.connecting import (
+    BLOCKING,
+    COMMAND_TIMEOUT_S,
+    UNREACHABLE,
+    Argument,
+    check_server,
+    maker_of,
+    refusal,
+    sentinels_of,
+    translated,
+    unavailable,
+)
+from shared.redis_bus.name_lookup import look_up
+from shared.redis_bus.scripts import Script
+
+
+class BlockingConnection:
+    """One connection of the calling thread; threads take turns. Otherwise as `AsyncConnection`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._maker = maker_of(BLOCKING, url, name, timeout_s=COMMAND_TIMEOUT_S)
+        self._connection = self._maker.make_connection()
+        self._host: str | None = self._maker.connection_kwargs.get("host")
+        self._is_connected = False
+        self.num_connects = 0
+        self._turn = threading.Lock()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the server, or what lies between, has closed the connection since the last command."""
+        with self._turn:
+            if not self._is_connected:
+                return False
+            try:
+                is_open = not self._connection.can_read(0.0)
+            except UNREACHABLE:
+                is_open = False
+            if not is_open:
+                self.close()
+            return not is_open
+
+    def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
+        """Send one command and return its reply, undecoded; arguments and errors are as in `AsyncConnection`."""
+        with self._turn:
+            try:
+                try:
+                    return self._exchange(command, wait_s)
+                except redis.ConnectionError:
+                    if not is_repeatable:
+                        raise
+                    return self._exchange(command, wait_s)
+            except redis.ResponseError as error:
+                raise translated(error) from error
+            except UNREACHABLE as error:
+                raise unavailable(error) from error
+
+    def greet(self) -> None:
+        """Check that a server is there that lets us in and is new enough; raises as `AsyncConnection.greet` does."""
+        try:
+            check_server(self.call("INFO", "server"))
+        except BusUnavailableError as error:
+            raise refusal(error) from error
+
+    def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:  # noqa: ANN401
+        """Run a script; raises as `call` does."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return self.call("EVALSHA", script.sha, *rest, is_repeatable=script.is_repeatable)
+        except redis.exceptions.NoScriptError:
+            return self.call("EVAL", script.text, *rest, is_repeatable=script.is_repeatable)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._is_connected = False
+        self._connection.disconnect()
+        for sentinel in sentinels_of(self._maker):
+            sentinel.close()
+
+    def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
+        try:
+            if not self._is_connected:
+                if self._host is not None:
+                    look_up(self._host).result(COMMAND_TIMEOUT_S)
+                self._connection.connect()
+                self._is_connected = True
+                self.num_connects += 1
+            self._connection.send_command(*command)
+            if wait_s:
+                self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
+            return self._connection.read_response()
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            self.close()
+            raise
