@@ -209,7 +209,12 @@ TimedDevice = Annotated[
 
 Workers = Annotated[int, _count("workers", _BUS, "Worker processes.")]
 RedisUrl = Annotated[
-    str, _flag("redis-url", _BUS, "The Redis that is the bus; also redis+sentinel://host:port,host:port/service.")
+    str,
+    _flag(
+        "redis-url",
+        _BUS,
+        "The Redis that is the bus; also redis+sentinel://host:port/service, redis+cluster://host:port.",
+    ),
 ]
 OwnRedisUrl = Annotated[
     str | None, _flag("redis-url", _BUS, "A Redis that runs already. Default: one of the stack's own.")

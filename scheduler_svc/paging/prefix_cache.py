@@ -73,6 +73,8 @@ class PrefixCache:
 
     def take_untold(self) -> CachedBlocks:
         """Entries made since the last call that still stand."""
+        if not self._untold:
+            return NOTHING_CACHED
         untold, self._untold = self._untold, {}
         return CachedBlocks.of((block, self._hash_by_block[block]) for block in untold)
 

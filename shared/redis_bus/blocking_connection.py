@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import redis
+from redis.exceptions import MovedError
 
 from shared.errors import BusUnavailableError
 from shared.redis_bus.connecting import (
@@ -14,11 +15,13 @@ from shared.redis_bus.connecting import (
     check_server,
     maker_of,
     refusal,
+    route_of,
     sentinels_of,
     translated,
     unavailable,
 )
 from shared.redis_bus.name_lookup import look_up
+from shared.redis_bus.route import Attempts
 from shared.redis_bus.scripts import Script
 
 
@@ -26,7 +29,8 @@ class BlockingConnection:
     """One connection of the calling thread; threads take turns. Otherwise as `AsyncConnection`."""
 
     def __init__(self, url: str, name: str) -> None:
-        self._maker = maker_of(BLOCKING, url, name, timeout_s=COMMAND_TIMEOUT_S)
+        self._route = route_of(url)
+        self._maker = maker_of(BLOCKING, self._route.url, name, timeout_s=COMMAND_TIMEOUT_S)
         self._connection = self._maker.make_connection()
         self._host: str | None = self._maker.connection_kwargs.get("host")
         self._is_connected = False
@@ -50,13 +54,15 @@ class BlockingConnection:
     def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
         """Send one command and return its reply, undecoded; arguments and errors are as in `AsyncConnection`."""
         with self._turn:
+            attempts = None
             try:
-                try:
-                    return self._exchange(command, wait_s)
-                except redis.ConnectionError:
-                    if not is_repeatable:
-                        raise
-                    return self._exchange(command, wait_s)
+                while True:
+                    try:
+                        return self._exchange(command, wait_s)
+                    except (MovedError, redis.ConnectionError) as error:
+                        attempts = attempts or Attempts(self._route, is_repeatable=is_repeatable)
+                        if not attempts.go_on(error):
+                            raise
             except redis.ResponseError as error:
                 raise translated(error) from error
             except UNREACHABLE as error:
@@ -65,7 +71,7 @@ class BlockingConnection:
     def greet(self) -> None:
         """Check that a server is there that lets us in and is new enough; raises as `AsyncConnection.greet` does."""
         try:
-            check_server(self.call("INFO", "server"))
+            check_server(self.call("INFO", "server"), self._route)
         except BusUnavailableError as error:
             raise refusal(error) from error
 
@@ -87,17 +93,37 @@ class BlockingConnection:
     def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
         try:
             if not self._is_connected:
-                if self._host is not None:
-                    look_up(self._host).result(COMMAND_TIMEOUT_S)
-                self._connection.connect()
+                self._connect()
                 self._is_connected = True
                 self.num_connects += 1
             self._connection.send_command(*command)
             if wait_s:
                 self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
             return self._connection.read_response()
+        except MovedError:
+            self.close()
+            raise
         except redis.ResponseError:
             raise
         except BaseException:
             self.close()
             raise
+
+    def _connect(self) -> None:
+        """Connect to a server, whichever is there."""
+        num_left = self._route.num_servers
+        while True:
+            if address := self._route.next():
+                self._connection.host, self._connection.port = address
+            host = address.host if address else self._host
+            try:
+                if host is not None:
+                    look_up(host).result(COMMAND_TIMEOUT_S)
+                self._connection.connect()
+            except UNREACHABLE:
+                self._route.lost()
+                num_left -= 1
+                if not num_left:
+                    raise
+            else:
+                return

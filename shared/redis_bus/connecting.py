@@ -12,11 +12,21 @@ import redis.asyncio.sentinel
 import redis.sentinel
 
 from shared.errors import BusUnavailableError, ConfigurationError, PagestreamError
+from shared.redis_bus.route import Route
 from shared.redis_bus.sentinel_url import SentinelUrl
 
 Argument = str | bytes | int | float
 
-_PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+_PASSING: Final = (
+    redis.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.AskError,
+)
+_PASSING_WORDS: Final = ("MISCONF", "NOREPLICAS", "BUSY ")
+"""Of errors for which redis-py has no class of their own."""
+
 UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 """What goes wrong below the commands."""
 
@@ -44,6 +54,18 @@ def sentinels_of(maker: Any) -> list[Any]:  # noqa: ANN401 - either kind of pool
     """The clients by which a pool asks sentinels; none if it asks nobody."""
     manager = getattr(maker, "sentinel_manager", None)
     return manager.sentinels if manager is not None else []
+
+
+def route_of(url: str) -> Route:
+    """The way to a server.
+
+    Raises:
+        ConfigurationError: the url is wrong.
+    """
+    try:
+        return Route.of(url)
+    except ValueError as error:
+        raise ConfigurationError(f"--redis-url is wrong: {error}") from error
 
 
 def maker_of(makers: Makers, url: str, name: str, *, timeout_s: float | None) -> Any:  # noqa: ANN401 - either kind of pool
@@ -84,8 +106,8 @@ def unavailable(error: Exception) -> BusUnavailableError:
 
 def translated(error: redis.ResponseError) -> Exception:
     """The error itself, or ours if the server says that it cannot serve now, whatever the command."""
-    is_passing = isinstance(error, redis.ReadOnlyError | redis.exceptions.OutOfMemoryError)
-    return unavailable(error) if is_passing or str(error).startswith(_PASSING) else error
+    is_passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS)
+    return unavailable(error) if is_passing else error
 
 
 def refusal(error: BusUnavailableError) -> PagestreamError:
@@ -98,12 +120,14 @@ def refusal(error: BusUnavailableError) -> PagestreamError:
     return ConfigurationError(f"--redis-url: Redis does not accept the user or the password: {cause}")
 
 
-def check_server(info: bytes) -> None:
+def check_server(info: bytes, route: Route) -> None:
     """Read the server's own description.
 
     Raises:
-        ConfigurationError: it is older than what the bus needs.
+        ConfigurationError: it is older than what the bus needs, or a node of a cluster that the url does not speak of.
     """
+    if b"redis_mode:cluster" in info and not route.is_cluster:
+        raise ConfigurationError("--redis-url: this Redis is a node of a cluster; say redis+cluster://host:port")
     found = re.search(rb"redis_version:(\d+)\.(\d+)", info)
     if found and tuple(map(int, found.groups())) < OLDEST_VERSION:
         raise ConfigurationError(f"--redis-url: Redis {b'.'.join(found.groups()).decode()} is too old, 6.2 is needed")

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import redis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import MovedError
 
 from shared.errors import BusUnavailableError
 from shared.redis_bus.command_socket import CommandSocket
@@ -21,11 +22,13 @@ from shared.redis_bus.connecting import (
     check_server,
     maker_of,
     refusal,
+    route_of,
     sentinels_of,
     translated,
     unavailable,
 )
 from shared.redis_bus.name_lookup import look_up
+from shared.redis_bus.route import Attempts
 from shared.redis_bus.scripts import Script
 
 
@@ -43,7 +46,8 @@ class AsyncConnection:
     """
 
     def __init__(self, url: str, name: str) -> None:
-        self._maker = maker_of(ASYNC, url, name, timeout_s=COMMAND_TIMEOUT_S)
+        self._route = route_of(url)
+        self._maker = maker_of(ASYNC, self._route.url, name, timeout_s=COMMAND_TIMEOUT_S)
         self._opener: AbstractConnection = self._maker.make_connection()
         self._socket: CommandSocket | None = None
         self.num_connects = 0
@@ -62,13 +66,15 @@ class AsyncConnection:
             redis.ResponseError: the server refuses the command.
             BusUnavailableError: the server does not answer.
         """
+        attempts = None
         try:
-            try:
-                return await self._exchange(command, wait_s)
-            except redis.ConnectionError:
-                if not is_repeatable:
-                    raise
-                return await self._exchange(command, wait_s)
+            while True:
+                try:
+                    return await self._exchange(command, wait_s)
+                except (MovedError, redis.ConnectionError) as error:
+                    attempts = attempts or Attempts(self._route, is_repeatable=is_repeatable)
+                    if not attempts.go_on(error):
+                        raise
         except redis.ResponseError as error:
             raise translated(error) from error
         except UNREACHABLE as error:
@@ -82,7 +88,7 @@ class AsyncConnection:
             BusUnavailableError: it is not there.
         """
         try:
-            check_server(await self.call("INFO", "server"))
+            check_server(await self.call("INFO", "server"), self._route)
         except BusUnavailableError as error:
             raise refusal(error) from error
 
@@ -119,6 +125,9 @@ class AsyncConnection:
         except redis.ReadOnlyError as error:  # a primary no more: the sentinels, if there are any, know the new one
             socket.close()
             raise redis.ConnectionError(str(error)) from error
+        except MovedError:
+            socket.close()
+            raise
         except asyncio.CancelledError:
             if wait_s:  # nobody else is to wait for what nobody wants
                 socket.close()
@@ -131,9 +140,7 @@ class AsyncConnection:
             await self._disconnect()
             try:
                 async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                    if self._host is not None:
-                        await asyncio.wrap_future(look_up(self._host))
-                    await self._opener.connect()  # type: ignore[no-untyped-call]
+                    await self._open()
             except BaseException:
                 await self._disconnect()
                 raise
@@ -142,6 +149,25 @@ class AsyncConnection:
             self._socket = CommandSocket(cast("asyncio.Transport", writer.transport))
             self.num_connects += 1
             return self._socket
+
+    async def _open(self) -> None:
+        """Connect to a server, whichever is there."""
+        num_left = self._route.num_servers
+        while True:
+            if address := self._route.next():
+                self._opener.host, self._opener.port = address  # type: ignore[attr-defined]  # it is a TCP connection
+            host = address.host if address else self._host
+            try:
+                if host is not None:
+                    await asyncio.wrap_future(look_up(host))
+                await self._opener.connect()  # type: ignore[no-untyped-call]
+            except UNREACHABLE:
+                self._route.lost()
+                num_left -= 1
+                if not num_left:
+                    raise
+            else:
+                return
 
     async def _disconnect(self) -> None:
         if self._socket is not None:
