@@ -1,4 +1,4 @@
-"""A connection to Redis that blocks the calling thread: a worker's."""
+"""A connection to Redis that blocks the calling thread: a worker's. redis-py opens it, `BlockingSocket` speaks."""
 
 import threading
 from typing import Any
@@ -7,6 +7,7 @@ import redis
 from redis.exceptions import MovedError
 
 from shared.errors import BusUnavailableError
+from shared.redis_bus.blocking_socket import BlockingSocket
 from shared.redis_bus.connecting import (
     BLOCKING,
     COMMAND_TIMEOUT_S,
@@ -31,9 +32,9 @@ class BlockingConnection:
     def __init__(self, url: str, name: str) -> None:
         self._route = route_of(url)
         self._maker = maker_of(BLOCKING, self._route.url, name, timeout_s=COMMAND_TIMEOUT_S)
-        self._connection = self._maker.make_connection()
+        self._opener = self._maker.make_connection()
+        self._socket: BlockingSocket | None = None
         self._host: str | None = self._maker.connection_kwargs.get("host")
-        self._is_connected = False
         self.num_connects = 0
         self._turn = threading.Lock()
 
@@ -41,15 +42,10 @@ class BlockingConnection:
     def is_cut_off(self) -> bool:
         """Whether the server, or what lies between, has closed the connection since the last command."""
         with self._turn:
-            if not self._is_connected:
+            if self._socket is None or self._socket.is_open():
                 return False
-            try:
-                is_open = not self._connection.can_read(0.0)
-            except UNREACHABLE:
-                is_open = False
-            if not is_open:
-                self.close()
-            return not is_open
+            self.close()
+            return True
 
     def call(self, *command: Argument, wait_s: float = 0.0, is_repeatable: bool = False) -> Any:  # noqa: ANN401
         """Send one command and return its reply, undecoded; arguments and errors are as in `AsyncConnection`."""
@@ -85,26 +81,29 @@ class BlockingConnection:
 
     def close(self) -> None:
         """Disconnect."""
-        self._is_connected = False
-        self._connection.disconnect()
+        self._socket = None
+        self._opener.disconnect()
         for sentinel in sentinels_of(self._maker):
             sentinel.close()
 
     def _exchange(self, command: tuple[Argument, ...], wait_s: float) -> Any:  # noqa: ANN401
         try:
-            if not self._is_connected:
+            if self._socket is None:
                 self._connect()
-                self._is_connected = True
+                self._socket = BlockingSocket(self._opener._sock)  # noqa: SLF001 - it offers no way to take its socket over
                 self.num_connects += 1
-            self._connection.send_command(*command)
-            if wait_s:
-                self._connection.can_read(wait_s)  # from then on the reply is due, and the socket's own timeout runs
-            return self._connection.read_response()
+            return self._socket.exchange(command, timeout_s=COMMAND_TIMEOUT_S + wait_s)
+        except redis.ReadOnlyError as error:  # a primary no more: the sentinels, if there are any, know the new one
+            self.close()
+            raise redis.ConnectionError(str(error)) from error
         except MovedError:
             self.close()
             raise
         except redis.ResponseError:
             raise
+        except ConnectionError as error:  # the system's: what redis-py calls so may be repeated
+            self.close()
+            raise redis.ConnectionError(str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -114,12 +113,12 @@ class BlockingConnection:
         num_left = self._route.num_servers
         while True:
             if address := self._route.next():
-                self._connection.host, self._connection.port = address
+                self._opener.host, self._opener.port = address
             host = address.host if address else self._host
             try:
                 if host is not None:
                     look_up(host).result(COMMAND_TIMEOUT_S)
-                self._connection.connect()
+                self._opener.connect()
             except UNREACHABLE:
                 self._route.lost()
                 num_left -= 1

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import hiredis
 import redis
-from redis._parsers import BaseParser  # knows which error a reply is
 
-from shared.redis_bus.connecting import Argument
+from shared.redis_bus.connecting import Argument, reply_parser
 
 _CLOSED: Final = "the connection is closed"
 _MOST_UNASKED: Final = 256
@@ -29,7 +28,7 @@ class CommandSocket(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._parser = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=BaseParser.parse_error)
+        self._parser = reply_parser()
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._unasked: deque[Any] = deque()
         self._is_paused = False

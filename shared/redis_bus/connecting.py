@@ -6,10 +6,12 @@ redis-py knows urls, TLS, authentication, and how to ask sentinels who the prima
 import re
 from typing import Any, Final, NamedTuple
 
+import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis._parsers import BaseParser
 
 from shared.errors import BusUnavailableError, ConfigurationError, PagestreamError
 from shared.redis_bus.route import Route
@@ -92,6 +94,11 @@ def maker_of(makers: Makers, url: str, name: str, *, timeout_s: float | None) ->
         return makers.sentinel_pool(watched.service, sentinels, ssl=watched.is_tls, **(watched.options | options))
     except ValueError as error:
         raise ConfigurationError(f"--redis-url is wrong: {error}") from error
+
+
+def reply_parser() -> hiredis.Reader:
+    """Makes replies of bytes; those that are errors are redis-py's, and not raised."""
+    return hiredis.Reader(protocolError=redis.InvalidResponse, replyError=BaseParser.parse_error)
 
 
 def block(timeout_s: float) -> tuple[Argument, ...]:
