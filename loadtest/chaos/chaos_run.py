@@ -132,7 +132,7 @@ class ChaosRun:
                     await asyncio.sleep(_UNDER_WAY_S)
                     await self._inflict_all(pool, load)
                     await self._wait(self._started_s + scenario.duration_s - time.perf_counter())
-                    self._memory_after = memory_of(pool.pids())
+                    self._memory_after = memory_of(pool)
                 finally:
                     load.stop()
                     await running
@@ -180,7 +180,7 @@ class ChaosRun:
     async def _weigh_at_half(self, pool: Pool) -> None:
         if self._scenario.duration_s:
             await asyncio.sleep(self._scenario.duration_s / 2)
-            self._memory_before = memory_of(pool.pids())
+            self._memory_before = memory_of(pool)
 
     @property
     def _num_done(self) -> float:

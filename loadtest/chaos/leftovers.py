@@ -77,9 +77,15 @@ class Growth(NamedTuple):
         return self.after / self.before - 1
 
 
-def memory_of(pids: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that each process holds in memory for itself, by its name; empty where the system does not tell."""
-    return {name: held for name, pid in pids.items() if (held := _private_bytes(pid))}
+def memory_of(pool: Pool) -> dict[str, int]:
+    """Bytes that each process holds for itself, by its name; nothing of services where the system does not tell.
+
+    Of Redis it is what it has allocated, but for what it has still to write to its file: how much of what was freed the
+    system gets back is the affair of its allocator, which may be any.
+    """
+    held = {name: held for name, pid in pool.pids().items() if (held := _private_bytes(pid))}
+    info = pool.redis.info("memory")
+    return held | {f"redis ({pool.redis_server.pid})": info["used_memory"] - info["mem_aof_buffer"]}
 
 
 def growth(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Growth]:

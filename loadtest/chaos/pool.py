@@ -132,9 +132,8 @@ class Pool:
         return has_workers and all([await _is_healthy(url) for url in self.gateway_urls()])
 
     def pids(self) -> dict[str, int]:
-        """Of all processes, by their names; a process that was started again has another name than the one before."""
-        services = {f"{s.name} ({s.num_starts})": s.pid for s in self.services if s.is_running}
-        return services | {f"redis ({self.redis_server.pid})": self.redis_server.pid}
+        """Of all services, by their names; one that was started again has another name than the one before."""
+        return {f"{s.name} ({s.num_starts})": s.pid for s in self.services if s.is_running}
 
     async def _start_all(self) -> None:
         scenario = self._scenario
