@@ -113,7 +113,7 @@ def random_output(grammar: str, seed: int, *, num_free: int = 60, limit: int = 1
     """Tokens of random logits; after the first ones, those that come to an end are preferred."""
     state, rng = COMPILER.compile(grammar), random.Random(seed)
     mask = np.zeros(COMPILER.num_words, np.uint32)
-    wishes = [[token for mark in marks for token in SMALL.encode(mark)] for marks in ('"', "}]", "x@.,")]
+    wishes = [[token for mark in marks for token in SMALL.encode(mark)] for marks in ('"', "x@.}]", ",")]
     wishes[0] += SMALL.eos_token_ids
     output = list[int]()
     while not state.is_complete:
