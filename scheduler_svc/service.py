@@ -1,6 +1,7 @@
 """The scheduler's shell: carries events from the bus to a term of leadership, and its effects to the bus."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -83,10 +84,9 @@ class SchedulerService:
         return await self._pause(SIGHT_INTERVAL_S)
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
 
 class Leader:

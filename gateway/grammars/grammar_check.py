@@ -56,7 +56,8 @@ class GrammarCheck:
             return f"as a grammar it has {len(source)} characters, more than {MAX_CHARACTERS}"
         async with self._turns:
             try:
-                await asyncio.wait_for(asyncio.to_thread(self._compiler.compile, source), _TIMEOUT_S)
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await asyncio.to_thread(self._compiler.compile, source)
             except GrammarError as error:
                 return str(error)
             except TimeoutError as error:

@@ -6,7 +6,7 @@ started again, on whose old socket nobody answers, is not even noticed.
 """
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import redis
 from redis.asyncio.connection import AbstractConnection
@@ -30,6 +30,8 @@ from shared.redis_bus.connecting import (
 from shared.redis_bus.name_lookup import look_up
 from shared.redis_bus.route import Attempts
 from shared.redis_bus.scripts import Script
+
+_CANCEL_AGAIN_S: Final = 0.05
 
 
 class AsyncConnection:
@@ -138,11 +140,13 @@ class AsyncConnection:
             if self._socket is not None and not self._socket.is_lost:
                 return self._socket  # by another task, meanwhile
             await self._disconnect()
+            opening = asyncio.ensure_future(self._open())
             try:
-                async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                    await self._open()
+                if not (await asyncio.wait({opening}, timeout=COMMAND_TIMEOUT_S))[0]:
+                    raise redis.TimeoutError("no reply in time")
+                opening.result()
             except BaseException:
-                await self._disconnect()
+                await self._give_up(opening)
                 raise
             writer = self._opener._writer  # noqa: SLF001 - it offers no way to take its socket over
             assert writer is not None
@@ -168,6 +172,17 @@ class AsyncConnection:
                     raise
             else:
                 return
+
+    async def _give_up(self, opening: asyncio.Future[None]) -> None:
+        """End an attempt, and tell it until it does: redis-py calls `wait_for`, deaf at times before Python 3.12."""
+        try:
+            while not opening.done():
+                opening.cancel()
+                await asyncio.wait({opening}, timeout=_CANCEL_AGAIN_S)
+            if not opening.cancelled():
+                opening.exception()
+        finally:
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         if self._socket is not None:
