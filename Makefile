@@ -16,6 +16,9 @@ SEEDS       ?= 10000
 ARGS        ?=
 COMPOSE     ?= docker compose
 
+# Tests and stacks start services hundreds of times: Python keeps what it has compiled, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 

@@ -13,7 +13,7 @@ from scheduler_svc.leadership.effects import (
     Emit,
     Finish,
     Follow,
-    KeepCases,
+    Keep,
     Seal,
     SendPlan,
     TakeOver,
@@ -147,12 +147,12 @@ class Leader:
                 self._tasks.create_task(self._receive(term))
             case Emit(writer, step, result):
                 await self._bus.emit(writer, step, result)
-            case KeepCases(cases):
-                await self._bus.keep_cases(cases)
+            case Keep(cases, outputs):
+                await self._bus.keep(cases, outputs)
             case Bury(entry, letter):
                 await self._bus.bury(entry, letter)
-            case Finish(entries, usage):
-                await self._bus.finish(entries, usage)
+            case Finish(entries, usage, outputs):
+                await self._bus.finish(entries, usage, outputs)
             case Announce(status):
                 await self._bus.publish_status(status)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from shared.dead_letters import Case, DeadLetter, FiledLetter
 from shared.held_lease import HeldLease, Sighting
 from shared.ids import BEFORE_FIRST_STEP, Epoch, GatewayId, RequestId, StepId, WorkerId
+from shared.kept_outputs import OutputAddress, OutputPart
 from shared.messages import (
     Attach,
     Cancel,
@@ -38,8 +39,8 @@ above 32 KB fewer are kept on Redis; such steps take long."""
 PLAN_RETENTION = 256
 """Plans kept per worker, at least: far more than may be unanswered, so that trimming never takes one away unread."""
 
-SEALED_TTL_S = 900
-"""How long the streams of a sealed writer can still be read."""
+SEALED_TTL_S = 300
+"""How long the streams of a sealed writer can still be read: by a leader that takes over, and by gateways with gaps."""
 
 HEARTBEAT_INTERVAL_S = 0.5
 LIVENESS_TTL_S = 3.0
@@ -60,6 +61,7 @@ class Delivery(NamedTuple):
         message: The message, or None if the bytes are none (then `error` says why).
         data: Those bytes.
         case: What is held against the request, where it comes from an earlier leader.
+        kept: u32, by choice, what earlier leaders have kept of its output.
     """
 
     entry: str
@@ -67,6 +69,7 @@ class Delivery(NamedTuple):
     error: str = ""
     data: bytes = b""
     case: Case | None = None
+    kept: tuple[bytes, ...] = ()
 
 
 class LoggedResult(NamedTuple):
@@ -171,16 +174,27 @@ class SchedulerBus(Protocol):
     async def receive(self, *, timeout_s: float) -> list[Delivery]:
         """New messages, oldest first within each stream; empty after the timeout."""
 
-    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
+    async def finish(
+        self,
+        entries: Iterable[str],
+        usage: Mapping[str, UsageRecord] = NO_USAGE,
+        outputs: Sequence[OutputAddress] = (),
+    ) -> None:
         """End these messages: they will not be delivered again.
 
         Args:
             entries: Their entries.
             usage: By entry, what its request used; counted once, even if the entry is finished again.
+            outputs: Those that something was kept of.
         """
 
-    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
-        """Remember, until these entries are finished, what is held against their requests.
+    async def keep(self, cases: Mapping[str, Case], outputs: Sequence[OutputPart] = ()) -> None:
+        """Remember something of requests until they are finished.
+
+        Args:
+            cases: By entry, what is held against its request.
+            outputs: What the logs hold now and will not hold for ever. A part that begins behind the end of what is
+                there is passed over: the bus has lost what came before it.
 
         Raises:
             LeaseLostError: another scheduler leads.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.ids import GatewayId, WorkerId
+from shared.kept_outputs import OutputAddress
 
 GROUP = "sched"
 """The consumer group of `requests` and `control`; created at id 0."""
@@ -61,6 +62,10 @@ class PoolKeys:
     def cases(self) -> str:
         """Hash from an entry of the inbox to its `Case`, with a TTL. A field lives until its entry is finished."""
         return self._key("cases")
+
+    def output(self, address: OutputAddress) -> str:
+        """String of u32: what is kept of an output, with a TTL. It lives until its request is finished."""
+        return self._key(f"out:{address.gateway_id}:{address.handle}")
 
     @property
     def dead_letters(self) -> str:

@@ -23,10 +23,10 @@ import msgspec
 from shared.cached_blocks import NOTHING_CACHED, CachedBlocks
 from shared.errors import MessageError
 from shared.ids import GatewayId, Handle, RequestId, Slot, StepId, WorkerId
+from shared.packing import U32_BYTES
 from shared.sampling import SamplingParams
 
 VERSION: Final = 1
-_TOKEN_BYTES: Final = 4
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
@@ -73,7 +73,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit", tag_field=
         Raises:
             ValueError: there is none.
         """
-        if not self.prompt or len(self.prompt) % _TOKEN_BYTES:
+        if not self.prompt or len(self.prompt) % U32_BYTES:
             raise ValueError(f"a prompt of {len(self.prompt)} bytes is no array of tokens")
 
 

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 from shared.errors import MessageError
 
+U32_BYTES = 4
+"""Of one number of `pack_u32`."""
+
 _SWAP = sys.byteorder == "big"
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from loadtest.chaos.pool import POOL, Pool
 from shared.archive import Kind
 from shared.errors import BusUnavailableError
+from shared.ids import WorkerId
 from shared.keys import GROUP, PoolKeys
 from shared.messages import PoolStatus
 from shared.redis_bus import RedisPoolObserver
@@ -62,6 +63,8 @@ def _in_redis(pool: Pool) -> list[str]:
         name = key.decode().removeprefix(f"{{{POOL}}}:")
         if not name.startswith(lasting) and client.ttl(key) == -1:  # it is -2 if the key has expired meanwhile
             left.append(f"the key {key.decode()}, which does not expire")
+        elif name.startswith("out:"):
+            left.append(f"the key {key.decode()}, of a request that has ended")
     return left
 
 
@@ -80,12 +83,22 @@ class Growth(NamedTuple):
 def memory_of(pool: Pool) -> dict[str, int]:
     """Bytes that each process holds for itself, by its name; nothing of services where the system does not tell.
 
-    Of Redis it is what it has allocated, but for what it has still to write to its file: how much of what was freed the
-    system gets back is the affair of its allocator, which may be any.
+    Of Redis it is what it has allocated: how much of what was freed the system gets back is the affair of its
+    allocator, which may be any. What it has still to write to its file does not count, nor do logs that are trimmed by
+    length: they begin empty with each worker's life, and expire some time after it.
     """
     held = {name: held for name, pid in pool.pids().items() if (held := _private_bytes(pid))}
     info = pool.redis.info("memory")
-    return held | {f"redis ({pool.redis_server.pid})": info["used_memory"] - info["mem_aof_buffer"]}
+    in_logs = sum(pool.redis.memory_usage(key, samples=0) or 0 for key in _trimmed_logs(pool))
+    held_by_redis = info["used_memory"] - info["mem_aof_buffer"] - in_logs
+    return held | {f"redis without trimmed logs ({pool.redis_server.pid})": held_by_redis}
+
+
+def _trimmed_logs(pool: Pool) -> Iterator[bytes]:
+    keys = PoolKeys(POOL)
+    yield from (keys.usage_log.encode(), keys.dead_letters.encode())
+    for pattern in (keys.results(WorkerId("*")), keys.plans(WorkerId("*"))):
+        yield from pool.redis.scan_iter(pattern, count=1000)
 
 
 def growth(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Growth]:

@@ -1,7 +1,6 @@
 """What lies between the processes and Redis: every command and every published batch travels, and may not arrive."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from loadtest.simulation.kernel import Call, Kernel, Process, Task
 from shared.errors import BusError, BusUnavailableError
@@ -12,11 +11,8 @@ _REPEATED = 0.02
 _LONGEST_TIMEOUT_S = 1.0
 
 
-class _Line(NamedTuple):
-    """What a command and its reply travel on. It breaks when Redis starts again, or the process is reset."""
-
-    num_restarts: int
-    num_resets: int
+_Line = tuple[int, int]
+"""What a command and its reply travel on: how often Redis had started again, and how often the process was reset."""
 
 
 class Network:
@@ -100,7 +96,7 @@ class Network:
             take(batch)
 
     def _arrive(self, task: Task, call: Call, line: _Line) -> None:
-        is_away = self.kernel.now_s < self.down_until_s or line.num_restarts != self.num_restarts
+        is_away = self.kernel.now_s < self.down_until_s or line[0] != self.num_restarts
         is_broken = task.process.is_cut or line != self._line(task)
         if task.process.is_cut and self.kernel.rng.random() < 0.3:  # noqa: PLR2004 - it is stuck in a socket
             delay_s = task.process.cut_until_s - self.kernel.now_s + self._delay_s()
@@ -113,7 +109,7 @@ class Network:
             self._execute(task, call, self.kernel.now_s + call.timeout_s, line)
 
     def _execute(self, task: Task | None, call: Call, until_s: float, line: _Line) -> None:
-        if line.num_restarts != self.num_restarts:
+        if line[0] != self.num_restarts:
             if task:
                 self._fail(task)
             return
@@ -148,7 +144,7 @@ class Network:
             task.resume(reply, error)
 
     def _line(self, task: Task) -> _Line:
-        return _Line(self.num_restarts, task.process.num_resets)
+        return self.num_restarts, task.process.num_resets
 
     def _fail(self, task: Task) -> None:
         delay_s = self.kernel.rng.random() * _LONGEST_TIMEOUT_S

@@ -1,13 +1,15 @@
 """Redis as `shared.redis_bus` uses it: each method is one act of the server. Nothing here takes time or fails."""
 
 from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import dropwhile
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
 from shared.dead_letters import Case, DeadLetter
 from shared.errors import LeaseLostError, SealedError
 from shared.held_lease import HeldLease, Sighting
-from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
-from shared.memory_bus.state import Inbox, Stream
+from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, StepId, WorkerId
+from shared.kept_outputs import KeptOutput, OutputAddress, OutputPart, addresses_of
+from shared.memory_bus.state import Inbox, KeptOutputs, Stream
 from shared.messages import (
     Cancel,
     PoolStatus,
@@ -19,6 +21,8 @@ from shared.messages import (
     WorkerHello,
     WorkerStatus,
 )
+from shared.packing import unpack_u32
+from shared.sampling import FinishCode
 
 INBOX = "inbox"
 """What a scheduler waits for."""
@@ -55,9 +59,11 @@ class SimulatedRedis:
         self.requests = Inbox("req")
         self.control = Inbox("ctl")
         self.cases: dict[str, Case] = {}
+        self.outputs = KeptOutputs()
         self.letters: list[DeadLetter] = []
         self.plans: dict[WorkerId, Stream[StepPlan]] = {}
         self.results: dict[WorkerId, Stream[StepResult]] = {}
+        self._finished_in: dict[OutputAddress, int] = {}
         self._seen: dict[str, tuple[float, object]] = {}
         self._connections: dict[str, tuple[int, str]] = {}
         self._epoch = 0
@@ -129,7 +135,9 @@ class SimulatedRedis:
         if self._get("lead") != name:  # ADOPT does nothing then: whoever leads keeps what it has
             return []
         found = self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
-        return [delivery._replace(case=self.cases.get(delivery.entry)) for delivery in found]
+        return [
+            delivery._replace(case=self.cases.get(delivery.entry), kept=self.outputs.of(delivery)) for delivery in found
+        ]
 
     def receive(self, name: str, held: Set[str]) -> list[Delivery]:
         """ADOPT, and XREADGROUP: of what is pending, and of what is new."""
@@ -140,17 +148,23 @@ class SimulatedRedis:
             found += inbox.take(name)
         return found
 
-    def finish(self, entries: Iterable[str]) -> None:
-        """FINISH."""
+    def finish(self, entries: Iterable[str], outputs: Iterable[OutputAddress]) -> None:
+        """FINISH, and UNLINK of what was kept of the requests' outputs."""
         for entry in entries:
             self.cases.pop(entry, None)
-            self.requests.pending.pop(entry, None)
             self.control.pending.pop(entry, None)
+            _, message = self.requests.pending.pop(entry, (None, None))
+            if isinstance(message, Submit):
+                self._finished_in.update((address, self._epoch) for address in addresses_of(message))
+        for address in outputs:
+            self.outputs.drop(address)
 
-    def keep_cases(self, name: str, cases: Mapping[str, Case]) -> None:
-        """KEEP_CASES."""
+    def keep(self, name: str, cases: Mapping[str, Case], outputs: Iterable[OutputPart]) -> None:
+        """KEEP."""
         self._check_leading(name)
         self.cases |= cases
+        for part in outputs:
+            self.outputs.keep(part)
 
     def bury(self, name: str, entry: str, letter: DeadLetter) -> None:
         """BURY."""
@@ -169,9 +183,12 @@ class SimulatedRedis:
             raise LeaseLostError(f"plan {step} of {worker} comes too late: its stream is at {stream.last}")
 
     def read_results(self, worker: WorkerId, after: StepId) -> list[LoggedResult]:
-        """XREAD of a log."""
+        """XREAD of a log. In a dead worker's, a new leader finds as little as there may be left."""
         stream = self.results.get(worker)
-        return [LoggedResult(step, result) for step, result in stream.above(after)] if stream else []
+        entries = stream.above(after) if stream else []
+        if stream and stream.last.is_seal and after == BEFORE_FIRST_STEP:
+            entries = list(dropwhile(lambda entry: entry[1] and self._is_dispensable(entry[1]), entries))
+        return [LoggedResult(step, result) for step, result in entries]
 
     def seal(self, worker: WorkerId, epoch: Epoch) -> None:
         """SEAL."""
@@ -253,6 +270,24 @@ class SimulatedRedis:
             self.emit(writer, step, result)
         except SealedError as error:
             raise LeaseLostError(str(error)) from error
+
+    def _is_dispensable(self, result: StepResult) -> bool:
+        """Whether the log may have been trimmed by now: all that stands here is kept, or of requests long ended."""
+        for batch in result.batches:
+            items = zip(unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True)
+            for handle, index, count, finish in items:
+                address = OutputAddress(batch.gateway_id, Handle(handle))
+                kept = KeptOutput.read(self.outputs.at(address))
+                is_kept = index + count <= len(kept.tokens) and (finish == FinishCode.RUNNING or kept.is_ended)
+                if not (is_kept or self._is_of_the_past(address)):
+                    return False
+            if not all(self._is_of_the_past(OutputAddress(batch.gateway_id, fault.handle)) for fault in batch.faults):
+                return False
+        return True
+
+    def _is_of_the_past(self, address: OutputAddress) -> bool:
+        """Whether its request was finished in an earlier term."""
+        return self._finished_in.get(address, self._epoch) < self._epoch
 
     def _check_leading(self, name: str) -> None:
         if self._get("lead") != name:

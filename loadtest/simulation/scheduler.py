@@ -9,7 +9,7 @@ from scheduler_svc.leadership.effects import (
     Emit,
     Finish,
     Follow,
-    KeepCases,
+    Keep,
     Seal,
     SendPlan,
     TakeOver,
@@ -23,6 +23,9 @@ from shared.ids import BEFORE_FIRST_STEP, Epoch, WorkerId
 
 _READ_TIMEOUT_S = 1.0
 _RETRY_S = 0.5
+_KEEP_AFTER = 3
+"""Outputs are short here."""
+
 _SIGHT_INTERVAL_S = 0.2
 """Half as often as in truth: what it costs is the simulation's time."""
 
@@ -85,7 +88,7 @@ class SchedulerProcess(Process):
         writers = yield Call(self._redis.writers)
         self.tell("leads with epoch %d; seals %s", epoch, ", ".join(writers) or "nobody")
         self._news, self._over, self._error, self._of_term = Signal(), Signal(), None, []
-        self.term = term = Term(epoch, self._settings, writers)
+        self.term = term = Term(epoch, self._settings, writers, keep_after=_KEEP_AFTER)
         self._news.set()
         self._start(self._act(term))
         self._start(self._keep_watch(term))
@@ -118,14 +121,14 @@ class SchedulerProcess(Process):
                 self._start(self._receive(term))
             case Emit(writer, step, result):
                 return Call(redis.emit_faults, writer, step, result)
-            case KeepCases(cases):
-                return Call(redis.keep_cases, self.name, cases)
+            case Keep(cases, outputs):
+                return Call(redis.keep, self.name, cases, outputs)
             case Bury(entry, letter):
                 self.tell("buries %s: %s", entry, letter.reason)
                 return Call(redis.bury, self.name, entry, letter)
-            case Finish(entries):
+            case Finish(entries, _, outputs):
                 self.tell("finishes %s", entries)
-                return Call(redis.finish, entries)
+                return Call(redis.finish, entries, outputs)
             case Announce(status):
                 return Call(redis.announce, status)
         return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from shared.dead_letters import Case, DeadLetter
 from shared.ids import StepId, WorkerId
+from shared.kept_outputs import OutputAddress, OutputPart
 from shared.messages import PoolStatus, StepPlan, StepResult
 from shared.usage import UsageRecord
 
@@ -46,10 +47,11 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepCases:
-    """Remember, beside their entries of the inbox, what is held against requests."""
+class Keep:
+    """Remember, until requests are finished, what is held against them and what the logs will not hold for ever."""
 
     cases: dict[str, Case]
+    outputs: list[OutputPart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,11 @@ class Bury:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """End these entries of the inbox, and count what the requests among them used."""
+    """End these entries of the inbox, count what the requests among them used, and forget what was kept of them."""
 
     entries: list[str]
     usage: dict[str, UsageRecord] = field(default_factory=dict, compare=False)
+    outputs: list[OutputAddress] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +78,4 @@ class Announce:
     status: PoolStatus
 
 
-Effect = Seal | Follow | TakeOver | SendPlan | Emit | KeepCases | Bury | Finish | Announce
+Effect = Seal | Follow | TakeOver | SendPlan | Emit | Keep | Bury | Finish | Announce

@@ -22,7 +22,7 @@ from scheduler_svc.leadership.effects import (
     Emit,
     Finish,
     Follow,
-    KeepCases,
+    Keep,
     Seal,
     SendPlan,
     TakeOver,
@@ -34,7 +34,7 @@ from scheduler_svc.leadership.recovery import CommittedOutputs
 from scheduler_svc.leadership.reunion import Reunion
 from scheduler_svc.leadership.unreadable import refusals, unreadable
 from scheduler_svc.leadership.watch import Watch
-from scheduler_svc.scheduling.scheduler import Scheduler
+from scheduler_svc.scheduling.scheduler import KEEP_AFTER, Scheduler
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import Delivery, LoggedResult
 from shared.errors import PlanError
@@ -72,13 +72,20 @@ class Term:
         settings: Timeouts.
         writers: Everyone, dead or alive, whose result stream exists as the term begins.
         unix_s: What makes unix time of the times that the term is told.
+        keep_after: As the scheduler's.
     """
 
     def __init__(
-        self, epoch: Epoch, settings: SchedulerSettings, writers: Iterable[WorkerId], *, unix_s: float = 0.0
+        self,
+        epoch: Epoch,
+        settings: SchedulerSettings,
+        writers: Iterable[WorkerId],
+        *,
+        unix_s: float = 0.0,
+        keep_after: int = KEEP_AFTER,
     ) -> None:
         self.epoch = epoch
-        self._core = Scheduler(epoch)
+        self._core = Scheduler(epoch, keep_after=keep_after)
         self._faults = FaultWriter(epoch)
         self._watch = Watch(settings)
         self._detector = FailureDetector()
@@ -157,6 +164,7 @@ class Term:
             orphans = self._core.cancel_gateway(gateway_id)
             log.warning("gateway %s is gone, %d requests cancelled", gateway_id, orphans)
         self._refuse_unknown()
+        self._core.keep_outputs()
         if self._is_leading:
             self._due.append(Announce(self._watch.pool_status(self._core, now_s=now_s)))
 
@@ -174,8 +182,8 @@ class Term:
         while self._due:
             yield self._due.popleft()
         outcomes = self._core.take_outcomes()
-        if outcomes.cases:
-            yield KeepCases(outcomes.cases)
+        if outcomes.cases or outcomes.outputs:
+            yield Keep(outcomes.cases, outcomes.outputs)
         if self._reunion.is_over(now_s=now_s):
             for worker_id in list(self._core.workers):
                 while planned := self._core.next_plan(worker_id, now_s=now_s):
@@ -187,8 +195,8 @@ class Term:
             yield Bury(entry, letter)
         if faults:
             yield Emit(self._faults.writer_id, *self._faults.entry(faults))
-        if ended:
-            yield Finish(ended, outcomes.usage)
+        if ended or outcomes.dropped:
+            yield Finish(ended, outcomes.usage, outcomes.dropped)
 
     def check(self) -> None:
         """Assert the invariants of everything here."""
@@ -198,7 +206,7 @@ class Term:
     def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
         match delivery.message:
             case Submit() as submit:
-                progress = (outputs or CommittedOutputs()).progress_of(submit)
+                progress = (outputs or CommittedOutputs()).progress_of(submit, delivery.kept)
                 self._core.submit(submit, entry=delivery.entry, progress=progress, case=delivery.case)
                 return
             case Cancel() as cancel:

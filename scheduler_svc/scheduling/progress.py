@@ -10,8 +10,10 @@ class Progress(NamedTuple):
         output: Its tokens.
         is_finished: Whether the last of them ended it.
         num_cached_tokens: What the client was told of prefix hits.
+        num_kept_tokens: How much of its output is kept beside the logs.
     """
 
     output: tuple[int, ...] = ()
     is_finished: bool = False
     num_cached_tokens: int = 0
+    num_kept_tokens: int = 0

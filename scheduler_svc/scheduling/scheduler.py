@@ -24,6 +24,10 @@ from shared.messages import Attach, Cancel, Fault, StepPlan, StepResult, Submit,
 MAX_EARLY_CANCELS = 4096
 """Cancels of unknown requests that are remembered. Requests and control are two streams: a cancel may be read first."""
 
+KEEP_AFTER = 128
+"""Output tokens of a running sequence that logs alone may hold. A log holds more results than these and those of the
+time between two calls of `keep_outputs`, however large they are."""
+
 _GATEWAY_GONE = "The gateway was not heard of for so long that this request was given up."
 
 
@@ -31,6 +35,10 @@ class Scheduler:
     """Requests, sequences and workers of one pool, for one term of leadership.
 
     Every accepted request ends once: its entry appears in exactly one `Outcomes`.
+
+    Args:
+        epoch: The term's.
+        keep_after: Output tokens of a running sequence that logs alone may hold.
 
     Attributes:
         workers: By id.
@@ -41,8 +49,9 @@ class Scheduler:
         num_finished: Requests ended.
     """
 
-    def __init__(self, epoch: Epoch) -> None:
+    def __init__(self, epoch: Epoch, *, keep_after: int = KEEP_AFTER) -> None:
         self.epoch = epoch
+        self._keep_after = keep_after
         self.workers: dict[WorkerId, Worker] = {}
         self.waiting = WaitingQueue()
         self.num_preemptions = 0
@@ -116,9 +125,20 @@ class Scheduler:
         for sequence in sequences:
             if progress.get(sequence.choice, Progress()).is_finished:
                 self._finish(sequence)
+            else:
+                self._outcomes.keep_output(sequence)
         self._reject_if_too_long(sequences)
         if case is not None and not request.is_finished:
             self._reopen(request, case)
+
+    def keep_outputs(self) -> None:
+        """Have outputs kept of which the logs may soon hold no longer all: they reach back only so far."""
+        for worker in self.workers.values():
+            for sequence in worker.running:
+                if sequence.num_unkept_tokens >= self._keep_after:
+                    self._outcomes.keep_output(sequence)
+        for sequence in self.waiting:
+            self._outcomes.keep_output(sequence)
 
     def cancel(self, cancel: Cancel) -> None:
         """End a request, or one choice of it. An unknown one has ended already, or its `Submit` is still to come."""
@@ -324,7 +344,10 @@ class Scheduler:
             self._isolation.forget(request)
             self._outcomes.finished.append(request.entry)
             self._outcomes.usage[request.entry] = record_of(request)
+            self._outcomes.dropped += [choice.address for choice in request.sequences if choice.is_kept]
             self.num_finished += 1
+        else:
+            self._outcomes.keep_output(sequence)
 
     def _withdraw(self, sequence: Sequence) -> None:
         """Take a sequence from where it is. It holds nothing any more."""
@@ -360,6 +383,7 @@ class Scheduler:
     def _requeue(self, sequence: Sequence) -> None:
         """A sequence that lost its place waits again; whoever wanted to branch off it no longer waits for that."""
         self.waiting.push(sequence)
+        self._outcomes.keep_output(sequence)
         self._release_children(sequence)
 
     def _release_children(self, parent: Sequence) -> None:

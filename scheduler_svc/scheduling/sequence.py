@@ -8,6 +8,7 @@ from scheduler_svc.paging.prefix_cache import chain_hash, root_hash
 from scheduler_svc.scheduling.progress import Progress
 from shared.cached_blocks import BlockHash
 from shared.ids import BlockId, GatewayId, Handle, RequestId, Slot, WorkerId
+from shared.kept_outputs import OutputAddress, OutputPart
 from shared.messages import Submit
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import Pooling
@@ -43,10 +44,10 @@ class Sequence:
     """
 
     __slots__ = (
-        "_block_hashes", "_max_output_tokens", "_salt", "block_table", "choice", "gateway_id", "handle",
-        "num_cached_tokens", "num_computed_tokens", "num_plans_in_flight", "num_prompt_tokens", "num_published_blocks",
-        "num_sampling", "num_taken_tokens", "order", "phase", "request_id", "sampling", "slot", "tokens",
-        "was_admitted", "work", "worker_id",
+        "_block_hashes", "_max_output_tokens", "_salt", "block_table", "choice", "gateway_id", "handle", "is_kept",
+        "num_cached_tokens", "num_computed_tokens", "num_kept_tokens", "num_plans_in_flight", "num_prompt_tokens",
+        "num_published_blocks", "num_sampling", "num_taken_tokens", "order", "phase", "request_id", "sampling", "slot",
+        "tokens", "was_admitted", "work", "worker_id",
     )  # fmt: skip
 
     def __init__(self, submit: Submit, choice: int, *, order: int, output: tuple[int, ...] = ()) -> None:
@@ -73,6 +74,8 @@ class Sequence:
         self.num_plans_in_flight = 0
         self.num_published_blocks = 0
         self.num_cached_tokens = 0
+        self.num_kept_tokens = 0
+        self.is_kept = False
         self.num_taken_tokens: int | None = None
         self.was_admitted = bool(output)
         self.work = WorkDone()
@@ -81,6 +84,8 @@ class Sequence:
     def resume(cls, submit: Submit, choice: int, *, order: int, progress: Progress) -> "Sequence":
         """Begin where an earlier leader's plans ended, or at the beginning."""
         sequence = cls(submit, choice, order=order, output=progress.output)
+        sequence.num_kept_tokens = progress.num_kept_tokens
+        sequence.is_kept = progress.num_kept_tokens > 0
         if progress.output:
             num_shared_tokens = sequence.num_prompt_tokens - 1
             sequence.num_cached_tokens = progress.num_cached_tokens
@@ -93,6 +98,11 @@ class Sequence:
         sequence.num_cached_tokens = self.num_cached_tokens
         sequence.work = self.work
         return sequence
+
+    @property
+    def address(self) -> OutputAddress:
+        """Where its tokens go."""
+        return OutputAddress(self.gateway_id, self.handle)
 
     @property
     def priority(self) -> int:
@@ -108,6 +118,11 @@ class Sequence:
     def num_output_tokens(self) -> int:
         """Committed output tokens."""
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def num_unkept_tokens(self) -> int:
+        """Committed output tokens that only logs hold."""
+        return len(self.tokens) - self.num_prompt_tokens - self.num_kept_tokens
 
     @property
     def num_delivered_tokens(self) -> int:
@@ -173,6 +188,13 @@ class Sequence:
         self.num_published_blocks = 0
         self.num_sampling = 0
 
+    def keep_output(self) -> OutputPart:
+        """The part of the output that only logs hold. From now on it counts as kept."""
+        start = self.num_kept_tokens
+        tokens = self.tokens[self.num_prompt_tokens + start :]
+        self.num_kept_tokens, self.is_kept = self.num_output_tokens, True
+        return OutputPart.of(self.address, start, tokens, is_ended=self.is_finished)
+
     def has_output(self, told: tuple[int, ...]) -> bool:
         """Whether the committed output begins with what a client was told."""
         start = self.num_prompt_tokens
@@ -193,4 +215,5 @@ class Sequence:
         assert len(self.block_table) == -(-self.num_computed_tokens // block_size)
         assert (self.phase is Phase.RUNNING) or not self.block_table
         assert self.num_sampling <= self.num_plans_in_flight
+        assert self.num_unkept_tokens >= 0
         assert self.num_published_blocks * block_size <= self.num_computed_tokens

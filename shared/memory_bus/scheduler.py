@@ -1,13 +1,14 @@
 """A scheduler's side of the in-memory bus."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from shared.bus import NO_USAGE, PLAN_RETENTION, Delivery, LoggedResult
 from shared.dead_letters import Case, DeadLetter
 from shared.errors import LeaseLostError, SealedError
 from shared.held_lease import HeldLease, Sighting
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.kept_outputs import OutputAddress, OutputPart
 from shared.memory_bus.state import PoolState, Stream
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus
 from shared.usage import HOUR_S, UsageRecord, sums_of
@@ -57,7 +58,8 @@ class MemorySchedulerBus:
         with self._state.changed:
             requests = self._state.requests.adopt(self._name, own=True)
             found = requests + self._state.control.adopt(self._name, own=True)
-            return [delivery._replace(case=self._state.cases.get(delivery.entry)) for delivery in found]
+            cases, outputs = self._state.cases, self._state.outputs
+            return [delivery._replace(case=cases.get(delivery.entry), kept=outputs.of(delivery)) for delivery in found]
 
     async def receive(self, *, timeout_s: float) -> list[Delivery]:
         """New messages, oldest first within requests and within control messages; empty after the timeout."""
@@ -72,8 +74,13 @@ class MemorySchedulerBus:
             found += inbox.take(self._name)
         return found
 
-    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
-        """End these messages: they will not be delivered again. Usage is counted once."""
+    async def finish(
+        self,
+        entries: Iterable[str],
+        usage: Mapping[str, UsageRecord] = NO_USAGE,
+        outputs: Sequence[OutputAddress] = (),
+    ) -> None:
+        """End these messages: they will not be delivered again. Usage is counted once. Then forget what was kept."""
         state = self._state
         with state.changed:
             for entry in entries:
@@ -84,9 +91,11 @@ class MemorySchedulerBus:
                     sums = state.usage.setdefault(int(time.time()) // HOUR_S, {})
                     for name, count in sums_of(usage[entry]).items():
                         sums[name] = sums.get(name, 0) + count
+            for address in outputs:
+                state.outputs.drop(address)
 
-    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
-        """Remember, until these entries are finished, what is held against their requests.
+    async def keep(self, cases: Mapping[str, Case], outputs: Sequence[OutputPart] = ()) -> None:
+        """Remember, until these requests are finished, what is held against them and what they have told.
 
         Raises:
             LeaseLostError: another scheduler leads.
@@ -94,6 +103,8 @@ class MemorySchedulerBus:
         with self._state.changed:
             self._check_leading()
             self._state.cases |= cases
+            for part in outputs:
+                self._state.outputs.keep(part)
 
     async def bury(self, entry: str, letter: DeadLetter) -> None:
         """Keep a dead letter, and close its entry's case. The same entry again does nothing.

@@ -11,7 +11,9 @@ from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, SEALED_
 from shared.dead_letters import DEAD_LETTERS_KEPT, Case, DeadLetter
 from shared.errors import LogLostError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, StepId, WorkerId
-from shared.messages import Inbound, PoolStatus, StepPlan, StepResult, TokenBatch, WorkerStatus
+from shared.kept_outputs import OutputAddress, OutputPart, addresses_of
+from shared.messages import Inbound, PoolStatus, StepPlan, StepResult, Submit, TokenBatch, WorkerStatus
+from shared.packing import U32_BYTES
 from shared.usage import RECORDS_KEPT, UsageRecord
 
 _T = TypeVar("_T")
@@ -82,6 +84,33 @@ class Inbox:
         return [Delivery(entry, message) for entry, message in adopted]
 
 
+class KeptOutputs:
+    """What is kept of outputs beside the logs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[OutputAddress, bytes] = {}
+
+    def keep(self, part: OutputPart) -> None:
+        """Keep a part behind what is there, or in its place; one that would leave a gap is passed over."""
+        before, first = self._kept.get(part.address, b""), part.start * U32_BYTES
+        if first <= len(before):
+            behind = before[first + len(part.data) :] if first else b""
+            self._kept[part.address] = before[:first] + part.data + behind
+
+    def drop(self, address: OutputAddress) -> None:
+        """Forget an output."""
+        self._kept.pop(address, None)
+
+    def of(self, delivery: Delivery) -> tuple[bytes, ...]:
+        """By choice, what is kept of a request's outputs."""
+        message = delivery.message
+        return tuple(map(self.at, addresses_of(message))) if isinstance(message, Submit) else ()
+
+    def at(self, address: OutputAddress) -> bytes:
+        """What is kept of one output."""
+        return self._kept.get(address, b"")
+
+
 class PoolState:
     """All that the roles share. `changed` guards it, and is notified of every write that somebody may wait for."""
 
@@ -96,6 +125,7 @@ class PoolState:
         self.sealed_at: dict[WorkerId, float] = {}
         self.feeds: dict[GatewayId, list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenBatch]]]] = {}
         self.cases: dict[str, Case] = {}
+        self.outputs = KeptOutputs()
         self.letters: dict[str, DeadLetter] = {}
         self.num_letters = 0
         self.usage: dict[int, dict[str, int]] = {}

@@ -6,6 +6,7 @@ was still waiting when an entry came. So once a second those of others are taken
 us than are in our hands, all of ours are read again.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,9 @@ import redis
 from shared.bus import Delivery
 from shared.dead_letters import Case, decode_record
 from shared.errors import BusUnavailableError, MessageError
+from shared.kept_outputs import addresses_of
 from shared.keys import GROUP, PoolKeys
-from shared.messages import decode_inbound
+from shared.messages import Inbound, Submit, decode_inbound
 from shared.redis_bus.connecting import Argument, block
 from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.scripts import ADOPT, FINISH
@@ -68,7 +70,11 @@ class RedisInbox:
         await self._adopt()
         found = await self._reread()
         cases = await self._cases()
-        return [delivery._replace(case=cases.get(delivery.entry)) for delivery in found]
+        kept = await asyncio.gather(*(self._kept_of(delivery.message) for delivery in found))
+        return [
+            delivery._replace(case=cases.get(delivery.entry), kept=parts)
+            for delivery, parts in zip(found, kept, strict=True)
+        ]
 
     async def receive(self, timeout_s: float) -> list[Delivery]:
         """New entries; empty after the timeout."""
@@ -156,6 +162,13 @@ class RedisInbox:
             except MessageError as error:
                 _log.warning("the case of %s cannot be read: %s", entry.decode(), error)
         return cases
+
+    async def _kept_of(self, message: Inbound | None) -> tuple[bytes, ...]:
+        """What earlier leaders have kept of a request's outputs."""
+        if not isinstance(message, Submit):
+            return ()
+        keys = map(self._keys.output, addresses_of(message))
+        return tuple(data or b"" for data in await self._commands.call("MGET", *keys, is_repeatable=True))
 
     async def _own_pending(self, stream: str, after: Argument) -> list[_Entry]:
         command = ("XREADGROUP", "GROUP", GROUP, self._name, "COUNT", _PAGE, "STREAMS", stream, after)

@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import redis
@@ -12,15 +12,17 @@ from shared.dead_letters import CASE_TTL_S, DEAD_LETTERS_KEPT, Case, DeadLetter,
 from shared.errors import LeaseLostError, MessageError
 from shared.held_lease import HeldLease, Sighting
 from shared.ids import SEAL_STEP, Epoch, GatewayId, StepId, WorkerId
+from shared.kept_outputs import OUTPUT_TTL_S, OutputAddress, OutputPart
 from shared.keys import PoolKeys
 from shared.messages import PoolStatus, StepPlan, StepResult, WorkerStatus, decode, encode
+from shared.packing import U32_BYTES
 from shared.redis_bus.client_list import ClientList
 from shared.redis_bus.connecting import Argument, block
 from shared.redis_bus.connection import AsyncConnection
 from shared.redis_bus.connection_name import AsyncConnectionName
 from shared.redis_bus.emission import emit_arguments
 from shared.redis_bus.inbox import RedisInbox
-from shared.redis_bus.scripts import BURY, DEPOSE, EMIT, KEEP_CASES, LEASE, REGISTER, RESIGN, SEAL, Script
+from shared.redis_bus.scripts import BURY, DEPOSE, EMIT, KEEP, LEASE, REGISTER, RESIGN, SEAL, Script
 from shared.usage import UsageRecord
 
 _log = logging.getLogger(__name__)
@@ -104,18 +106,27 @@ class RedisSchedulerBus:
         """New messages, oldest first within each stream; empty after the timeout."""
         return await self._inbox.receive(timeout_s)
 
-    async def finish(self, entries: Iterable[str], usage: Mapping[str, UsageRecord] = NO_USAGE) -> None:
-        """End these messages: they will not be delivered again. Usage is counted once."""
+    async def finish(
+        self,
+        entries: Iterable[str],
+        usage: Mapping[str, UsageRecord] = NO_USAGE,
+        outputs: Sequence[OutputAddress] = (),
+    ) -> None:
+        """End these messages: they will not be delivered again. Usage is counted once. Then forget what was kept."""
         await self._inbox.finish(entries, usage)
+        if outputs:
+            await self._commands.call("UNLINK", *map(self._keys.output, outputs), is_repeatable=True)
 
-    async def keep_cases(self, cases: Mapping[str, Case]) -> None:
-        """Remember, until these entries are finished, what is held against their requests.
+    async def keep(self, cases: Mapping[str, Case], outputs: Sequence[OutputPart] = ()) -> None:
+        """Remember, until these requests are finished, what is held against them and what they have told.
 
         Raises:
             LeaseLostError: another scheduler leads.
         """
+        keys = [self._keys.lead, self._keys.cases, *(self._keys.output(part.address) for part in outputs)]
+        parts = [word for part in outputs for word in (part.start * U32_BYTES, part.data)]
         fields = [word for entry, case in cases.items() for word in (entry, encode_record(case))]
-        await self._run_as_leader(KEEP_CASES, [self._keys.cases, self._keys.lead], CASE_TTL_S, *fields)
+        await self._run_as_leader(KEEP, keys, CASE_TTL_S, OUTPUT_TTL_S, *parts, *fields)
 
     async def bury(self, entry: str, letter: DeadLetter) -> None:
         """Keep a dead letter, and close its entry's case. The same entry again does nothing.

@@ -11,6 +11,8 @@ from gpu_worker.fake_runner import FakeRunner, fake_token
 from scheduler_svc.scheduling.scheduler import Scheduler
 from shared.dead_letters import Case, DeadLetter
 from shared.ids import Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.kept_outputs import KeptOutput, addresses_of
+from shared.memory_bus.state import KeptOutputs
 from shared.messages import Cancel, StepPlan, StepResult, Submit, TokenBatch, WorkerCapabilities
 from shared.packing import pack_u32, unpack_u32
 from shared.sampling import FinishCode, Pooling, SamplingParams
@@ -19,6 +21,7 @@ from shared.usage import UsageRecord
 VOCAB_SIZE = 32_000
 GATEWAY = GatewayId("g1")
 STOP = 2
+KEEP_AFTER = 4
 
 
 def length_of(request_id: RequestId, choice: int) -> int:
@@ -61,7 +64,8 @@ class SimulatedPool:
         self.cases: dict[str, Case] = {}
         self.usage: dict[str, UsageRecord] = {}
         self.num_deaths = 0
-        self.core = Scheduler(Epoch(1))
+        self.kept = KeptOutputs()
+        self.core = Scheduler(Epoch(1), keep_after=KEEP_AFTER)
         self.capabilities = capabilities(**worker_changes)
         self.workers: dict[WorkerId, SimulatedWorker] = {}
         self.submitted: dict[RequestId, Submit] = {}
@@ -219,6 +223,20 @@ class SimulatedPool:
             assert worker.pool.num_free == worker.pool.num_blocks
             assert not worker.in_flight
 
+    def keep_outputs(self) -> None:
+        """Afterwards logs need not reach back any further than over a few tokens of each choice."""
+        self.core.keep_outputs()
+        self._collect()
+        for request_id, submit in self.submitted.items():
+            for choice, address in enumerate(addresses_of(submit)):
+                told, kept = self.output(request_id, choice), KeptOutput.read(self.kept.at(address))
+                is_open = request_id not in self.finished
+                has_ended = (request_id, choice) in self.finishes or (request_id, choice) in self.cancelled
+                assert list(kept.tokens) == told[: len(kept.tokens)]
+                assert kept.is_ended == (is_open and has_ended)
+                assert not is_open or has_ended or len(told) - len(kept.tokens) < KEEP_AFTER
+                assert is_open or not kept.tokens
+
     def _check_logprobs(self, key: tuple[RequestId, int]) -> None:
         """Those of all tokens, once each, and of nothing else."""
         submit = self.submitted[key[0]]
@@ -275,3 +293,7 @@ class SimulatedPool:
         self.usage |= outcomes.usage
         self.finished += outcomes.finished
         self.faults |= {fault.handle: fault.message for _, fault in outcomes.faults}
+        for part in outcomes.outputs:
+            self.kept.keep(part)
+        for address in outcomes.dropped:
+            self.kept.drop(address)

@@ -1,10 +1,12 @@
 """What a leader learns of earlier ones: from logs that may have lost their ends, and from what gateways say."""
 
+import msgspec
 import pytest
 
 from scheduler_svc.leadership.recovery import CommittedOutputs
 from scheduler_svc.scheduling.scheduler import Progress
 from shared.ids import BEFORE_FIRST_STEP, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.kept_outputs import OutputPart, addresses_of
 from shared.messages import Fault, StepResult, Submit, TokenBatch, Told
 from shared.packing import pack_u32
 from shared.sampling import FinishCode, SamplingParams
@@ -52,6 +54,40 @@ def test_a_choice_goes_on_after_what_logs_and_gateway_know(
     logged: dict[int, int], told: list[int] | None, expected: tuple[int, ...]
 ) -> None:
     assert log(logged).progress_of(submit(told)) == {0: Progress(expected, is_finished=False)}
+
+
+@pytest.mark.parametrize(
+    ("logged", "kept", "told", "expected", "num_kept"),
+    [
+        ({2: 12, 3: 13}, [10, 11, 12], None, (10, 11, 12, 13), 3),
+        ({}, [10, 11], None, (10, 11), 2),
+        ({3: 13}, [10, 11], None, (10, 11), 2),
+        ({3: 13}, [10, 11], [10, 11, 12], (10, 11, 12, 13), 2),
+        ({2: 12}, [10, 11], [20], (20,), 0),
+        ({1: 21, 2: 22}, [10, 11], [10], (10, 21, 22), 0),
+    ],
+    ids=["log goes on", "no log", "hole", "hole is filled", "gateway says otherwise", "log says otherwise"],
+)
+def test_what_was_kept_counts_where_the_logs_begin_later(
+    logged: dict[int, int], kept: list[int], told: list[int] | None, expected: tuple[int, ...], num_kept: int
+) -> None:
+    progress = log(logged).progress_of(submit(told), [pack_u32(kept)])
+    assert progress == {0: Progress(expected, num_kept_tokens=num_kept)}
+
+
+def test_an_end_is_kept_too() -> None:
+    request = msgspec.structs.replace(submit(), sampling=SamplingParams(n=3))
+    first, second, third = addresses_of(request)
+    parts = (
+        OutputPart.of(first, 0, [10], is_ended=True),
+        OutputPart.of(second, 0, [20], is_ended=False),
+        OutputPart.of(third, 0, [], is_ended=True),
+    )
+    assert CommittedOutputs().progress_of(request, [part.data for part in parts]) == {
+        0: Progress((10,), is_finished=True, num_kept_tokens=1),
+        1: Progress((20,), num_kept_tokens=1),
+        2: Progress((), is_finished=True),
+    }
 
 
 def test_an_end_is_one_only_if_all_before_it_is_known() -> None:

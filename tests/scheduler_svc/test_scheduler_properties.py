@@ -78,6 +78,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.pool.execute(worker)
             self.pool.deliver(worker)
 
+    @rule()
+    def keep_outputs(self):
+        self.pool.keep_outputs()
+
     @precondition(lambda self: self.pool.submitted)
     @rule(data=st.data())
     def cancel(self, data):
@@ -103,6 +107,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "pool"):
             self.pool.run()
+            self.pool.keep_outputs()
             self.pool.check_all_done()
 
     def _any_worker(self, data):

@@ -9,7 +9,7 @@ from scheduler_svc.leadership.effects import (
     Emit,
     Finish,
     Follow,
-    KeepCases,
+    Keep,
     Seal,
     SendPlan,
     TakeOver,
@@ -22,6 +22,7 @@ from shared.bus import LIVENESS_TTL_S, Delivery, LoggedResult
 from shared.dead_letters import Case, Cause
 from shared.held_lease import HeldLease, Sighting
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.kept_outputs import OutputAddress, OutputPart
 from shared.messages import (
     Cancel,
     Inbound,
@@ -55,7 +56,7 @@ def tokens(
     finish = FinishCode.STOP if ends else FinishCode.RUNNING
     batch = TokenBatch(
         gateway_id=GATEWAY, worker_id=worker, step=step, previous=BEFORE_FIRST_STEP, slots=pack_u16([slot]),
-        handles=pack_u32([0]), indices=pack_u32([0]), counts=bytes([len(values)]), finishes=bytes([finish]),
+        handles=pack_u32([0]), indices=pack_u32([at]), counts=bytes([len(values)]), finishes=bytes([finish]),
         tokens=pack_u32(values),
     )  # fmt: skip
     return LoggedResult(step, StepResult((batch,)))
@@ -113,7 +114,7 @@ def test_everyone_of_the_past_is_sealed_and_read_to_the_seal_before_anything_goe
     assert told.wants() == []
     told.sees()
     told.term.read(OLD, [seal(5), seal(7)])
-    joins, plan, _, finish = told.wants()
+    joins, _, plan, _, finish = told.wants()
     assert (joins, finish) == (Follow(NEW), Finish(["2", "3"]))
     assert (plan.worker, plan.step) == (NEW, StepId(7, 1))
     assert list(unpack_u32(plan.plan.admitted[0].tokens)) == [1, 2, 3, 70, 71]
@@ -172,7 +173,7 @@ def test_what_comes_while_the_past_is_read_waits_for_it() -> None:
     told.hears(Cancel(request_id=RequestId("r"), reason="client"))
     assert told.wants(Finish) == []
     told.term.read(OLD, [tokens(OLD, StepId(3, 1), 70), seal(7)])
-    assert told.wants(Finish) == [Finish(["1", "entry of Cancel"])]
+    assert told.wants(Finish) == [Finish(["1", "entry of Cancel"], outputs=[OutputAddress(GATEWAY, Handle(0))])]
 
 
 def test_no_log_is_read_where_no_request_is_unfinished() -> None:
@@ -340,11 +341,24 @@ def test_a_worker_that_breaks_is_held_against_its_requests_before_they_are_plann
     told.hears(hello(WorkerId("w-next")))
     told.wants()
     told.term.read(NEW, [seal(7)])
-    keep, plan, *_ = told.wants(KeepCases, SendPlan)
-    assert isinstance(keep, KeepCases)
+    keep, plan, *_ = told.wants(Keep, SendPlan)
+    assert isinstance(keep, Keep)
     ((entry, case),) = keep.cases.items()
     assert (entry, case.num_open, case.deaths[0].reason) == ("entry of Submit", 1, "out of memory")
     assert isinstance(plan, SendPlan)
+
+
+def test_what_was_kept_goes_before_what_is_left_of_the_logs() -> None:
+    told = Told(OLD)
+    told.wants()
+    told.term.take_over([Delivery("1", submit(), kept=(pack_u32([70, 71]),)), Delivery("2", hello(NEW))])
+    told.term.read(OLD, [tokens(OLD, StepId(3, 9), 72, at=2), seal(7)])
+    told.sees()
+    keep, plan, *_ = told.wants(Keep, SendPlan)
+    assert isinstance(keep, Keep)
+    assert isinstance(plan, SendPlan)
+    assert list(unpack_u32(plan.plan.admitted[0].tokens)) == [1, 2, 3, 70, 71, 72]
+    assert keep.outputs == [OutputPart.of(OutputAddress(GATEWAY, Handle(0)), 2, [72], is_ended=False)]
 
 
 def test_a_request_that_an_earlier_leader_gave_up_is_told_so_and_not_computed() -> None:

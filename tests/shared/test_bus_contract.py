@@ -11,6 +11,7 @@ from shared.bus import DeadLetterBox, GatewayBus, LoggedResult, SchedulerBus, Wo
 from shared.dead_letters import Case, Cause, DeadLetter, Death
 from shared.errors import LeaseLostError, LogLostError, QueueFullError, SealedError
 from shared.ids import BEFORE_FIRST_STEP, SEAL_STEP, Epoch, GatewayId, Handle, RequestId, StepId, WorkerId
+from shared.kept_outputs import KeptOutput, OutputAddress, OutputPart, addresses_of
 from shared.memory_bus import MemoryBus
 from shared.messages import (
     Cancel,
@@ -76,13 +77,13 @@ async def buses(request: pytest.FixtureRequest) -> AsyncIterator[Buses]:
         yield Buses(url, stack)
 
 
-def submit(request_id: str, gateway: GatewayId) -> Submit:
+def submit(request_id: str, gateway: GatewayId, *, n: int = 1) -> Submit:
     return Submit(
         request_id=RequestId(request_id),
         gateway_id=gateway,
         handle=Handle(0),
         prompt=pack_u32([1, 2, 3]),
-        sampling=SamplingParams(),
+        sampling=SamplingParams(n=n),
         arrived_ms=0,
     )
 
@@ -477,14 +478,46 @@ async def test_a_case_stands_beside_its_request_until_that_is_finished(buses: Bu
     for name in ("a", "b"):
         await gateway.submit(submit(name, gateway.gateway_id), max_requests=10)
     first, second = await old.receive(timeout_s=1)
-    await old.keep_cases({first.entry: CASE, second.entry: CASE})
+    await old.keep({first.entry: CASE, second.entry: CASE})
     await old.finish([second.entry])
     await old.resign()
     await new.acquire_lease()
     (delivery,) = await new.recover()
     assert (delivery.entry, delivery.case) == (first.entry, CASE)
     with pytest.raises(LeaseLostError):
-        await old.keep_cases({first.entry: Case()})
+        await old.keep({first.entry: Case()})
+
+
+async def test_tokens_are_kept_beside_their_request_until_that_is_finished(buses: Buses) -> None:
+    gateway, old, new = await buses.gateway(), await buses.scheduler(), await buses.scheduler()
+    await old.acquire_lease()
+    two_choices = submit("a", gateway.gateway_id, n=2)
+    await gateway.submit(two_choices, max_requests=10)
+    (request,) = await old.receive(timeout_s=1)
+    first, second = addresses_of(two_choices)
+
+    def part(address: OutputAddress, start: int, *tokens: int, is_ended: bool = False) -> OutputPart:
+        return OutputPart.of(address, start, tokens, is_ended=is_ended)
+
+    async def kept(bus: SchedulerBus) -> list[tuple[list[int], bool]]:
+        (delivery,) = await bus.recover()
+        return [(list(tokens), is_ended) for tokens, is_ended in map(KeptOutput.read, delivery.kept)]
+
+    assert await kept(old) == [([], False), ([], False)]
+    await old.keep({}, [part(first, 0, 1, 2), part(second, 0, 7, is_ended=True)])
+    await old.keep({request.entry: CASE}, [part(first, 2, 3), part(first, 2, 3, 4)])
+    await old.keep({}, [part(first, 5, 6)])  # which would leave a gap
+    assert await kept(old) == [([1, 2, 3, 4], False), ([7], True)]
+    await old.keep({}, [part(first, 0, 9)])
+    await old.resign()
+    await new.acquire_lease()
+    assert await kept(new) == [([9], False), ([7], True)]
+    with pytest.raises(LeaseLostError):
+        await old.keep({}, [part(first, 1, 8)])
+    await new.finish([request.entry], outputs=[first, second])
+    await gateway.submit(two_choices, max_requests=10)
+    await new.receive(timeout_s=1)
+    assert await kept(new) == [([], False), ([], False)]
 
 
 async def test_a_dead_letter_is_written_once_and_closes_its_case(buses: Buses) -> None:

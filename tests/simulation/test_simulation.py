@@ -14,7 +14,7 @@ from loadtest.simulation.scheduler import SchedulerProcess
 from loadtest.simulation.simulation import Simulation
 from pagestream.cli import app
 from scheduler_svc.leadership.term import Term
-from shared.bus import LoggedResult
+from shared.bus import Delivery, LoggedResult
 from shared.cached_blocks import BlockHash, CachedBlocks
 from shared.errors import SealedError
 from shared.ids import SEAL_STEP, BlockId, Epoch, StepId, WorkerId
@@ -89,6 +89,13 @@ class WithStaleContents(SimulatedRedis):
         super().hello(msgspec.structs.replace(hello, cached=CachedBlocks.of(kept.items())))
 
 
+class WithForgottenOutputs(SimulatedRedis):
+    """A leader trusts that the logs reach back to the first token of each output."""
+
+    def recover(self, name: str) -> list[Delivery]:
+        return [delivery._replace(kept=()) for delivery in super().recover(name)]
+
+
 class WithoutReplay(ReplayingRunner):
     """What a sequence's output has led to is forgotten when it moves."""
 
@@ -106,7 +113,7 @@ class WithEarlyFinish(SchedulerProcess):
             call = receiving.send(reply)
             reply = yield call
             if isinstance(reply, list) and reply:
-                yield Call(self._redis.finish, [delivery.entry for delivery in reply])
+                yield Call(self._redis.finish, [delivery.entry for delivery in reply], [])
 
 
 BUGS = {
@@ -115,6 +122,7 @@ BUGS = {
     "forget to replay the grammar": {"runner": WithoutReplay},
     "reuse a worker's name": {"redis": WithUsedNames},
     "tell the next leader of blocks that were overwritten": {"redis": WithStaleContents},
+    "rely on the logs alone": {"redis": WithForgottenOutputs},
     "acknowledge at admission": {"scheduler": WithEarlyFinish},
 }
 

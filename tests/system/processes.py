@@ -1,11 +1,14 @@
 """The services as a person deploys them: one process each, on a real Redis."""
 
+from __future__ import annotations  # array[int] is a type from Python 3.12 on
+
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from array import array
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -14,7 +17,10 @@ import httpx
 import redis
 
 from shared.archive import Kind
+from shared.ids import GatewayId, Handle, WorkerId
+from shared.kept_outputs import KeptOutput, OutputAddress
 from shared.keys import PoolKeys
+from shared.messages import StepResult, decode
 from shared.redis_server import RedisServer
 
 KEYS = PoolKeys("default")
@@ -90,6 +96,20 @@ class Services:
 
     def live_workers(self) -> list[str]:
         return [key.decode() for key in self.redis.scan_iter(KEYS.worker("*"))]  # type: ignore[arg-type]
+
+    def writers(self) -> list[WorkerId]:
+        """Everyone who has a log."""
+        return [WorkerId(name.decode()) for name in self.redis.zrange(KEYS.writers, 0, -1)]
+
+    def results(self, writer: WorkerId) -> dict[bytes, StepResult]:
+        """What stands in a log, by its ids there."""
+        entries = self.redis.xrange(KEYS.results(writer))
+        return {entry: decode(fields[b"d"], StepResult) for entry, fields in entries if fields[b"d"]}
+
+    def kept_outputs(self) -> list[array[int]]:
+        """What is kept of outputs beside the logs."""
+        keys = self.redis.scan_iter(KEYS.output(OutputAddress(GatewayId("*"), Handle(0))).removesuffix("0") + "*")
+        return [KeptOutput.read(data).tokens for key in keys if (data := self.redis.get(key))]
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGKILL)

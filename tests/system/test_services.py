@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import httpx
 import pytest
@@ -13,8 +13,10 @@ from gateway.tokenizers.tokenizer_loading import load_tokenizer
 from gpu_worker.fake_runner import fake_token
 from shared.checkpoint import Checkpoint
 from shared.ids import RequestId
+from shared.messages import StepResult
 from shared.model_config import ModelConfig
-from tests.system.processes import FAKE, Services
+from shared.packing import unpack_u32
+from tests.system.processes import FAKE, KEYS, Services
 
 VOCAB_SIZE = 32_000
 
@@ -132,6 +134,32 @@ async def test_streams_go_on_after_the_scheduler_was_killed(
     await running
     for stream in started:
         stream.assert_exact(tokenizer)
+
+
+async def test_a_new_scheduler_goes_on_although_no_log_reaches_back_to_the_first_tokens(
+    services: Services, client: httpx.AsyncClient, tokenizer: Tokenizer
+) -> None:
+    started = streams(4, max_tokens=4000)
+    running = asyncio.create_task(run_all(started, client))
+    while len(kept := services.kept_outputs()) < len(started):  # noqa: ASYNC110 - a real process keeps them
+        await asyncio.sleep(0.01)
+    services.kill(services.processes[0])
+    old, num_kept = services.writers(), min(map(len, kept))
+    for writer in old:
+        is_needed = (entry for entry, result in services.results(writer).items() if num_kept in indices([result]))
+        if first := next(is_needed, None):
+            services.redis.xtrim(KEYS.results(writer), minid=first, approximate=False)
+    services.processes[0] = services.start("scheduler")
+    await running
+    for stream in started:
+        stream.assert_exact(tokenizer)
+    new = set(services.writers()) - set(old)
+    assert min(index for writer in new for index in indices(services.results(writer).values())) >= num_kept
+
+
+def indices(results: Iterable[StepResult]) -> list[int]:
+    """Places in their outputs at which the results' tokens begin."""
+    return [index for result in results for batch in result.batches for index in unpack_u32(batch.indices)]
 
 
 async def test_two_hundred_clients_that_hang_up_leave_nothing_behind(
