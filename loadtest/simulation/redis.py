@@ -149,7 +149,7 @@ class SimulatedRedis:
         return found
 
     def finish(self, entries: Iterable[str], outputs: Iterable[OutputAddress]) -> None:
-        """FINISH, and UNLINK of what was kept of the requests' outputs."""
+        """FINISH, and DEL of what was kept of the requests' outputs."""
         for entry in entries:
             self.cases.pop(entry, None)
             self.control.pending.pop(entry, None)

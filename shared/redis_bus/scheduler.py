@@ -115,7 +115,7 @@ class RedisSchedulerBus:
         """End these messages: they will not be delivered again. Usage is counted once. Then forget what was kept."""
         await self._inbox.finish(entries, usage)
         if outputs:
-            await self._commands.call("UNLINK", *map(self._keys.output, outputs), is_repeatable=True)
+            await self._commands.call("DEL", *map(self._keys.output, outputs), is_repeatable=True)
 
     async def keep(self, cases: Mapping[str, Case], outputs: Sequence[OutputPart] = ()) -> None:
         """Remember, until these requests are finished, what is held against them and what they have told.

@@ -45,6 +45,8 @@ def test_all_services_work_as_a_user_who_may_do_little(tmp_path: Path) -> None:
             assert streamed.text.endswith("data: [DONE]\n\n")
             again = client.post("/v1/chat/completions", json=BODY, headers={"idempotency-key": "a"})
             assert again.text == streamed.text
+            long = client.post("/v1/completions", json={"model": "demo", "prompt": "Hi", "n": 2, "max_tokens": 3000})
+            assert long.json()["usage"]["completion_tokens"] == 6000
             kept = client.post("/v1/responses", json={"model": "demo", "input": "Hi", "max_output_tokens": 4})
             assert client.get(f"/v1/responses/{kept.json()['id']}").status_code == 200
             assert client.delete(f"/v1/responses/{kept.json()['id']}").status_code == 200
