@@ -19,11 +19,12 @@ pip install --quiet --constraint requirements/constraints.txt pip
 
 if [ -n "${TORCH_INDEX:-}" ]; then
     step "torch, from $TORCH_INDEX"
-    pip install --constraint requirements/constraints.txt --no-deps --index-url "$TORCH_INDEX" torch
+    pip install --no-compile --constraint requirements/constraints.txt --no-deps --index-url "$TORCH_INDEX" torch
 fi
 
 step "pagestream and its tools"
-pip install --constraint requirements/constraints.txt --editable '.[all]' --group dev
+# Not compiled: most of it is never imported, and what is, is compiled then.
+pip install --no-compile --constraint requirements/constraints.txt --editable '.[all]' --group dev
 
 step "CPU kernels"
 .venv/bin/python -m gpu_worker.prebuild
