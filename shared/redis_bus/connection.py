@@ -164,7 +164,7 @@ class AsyncConnection:
             try:
                 if host is not None:
                     await asyncio.wrap_future(look_up(host))
-                await self._opener.connect()  # type: ignore[no-untyped-call]
+                await self._shake_hands()
             except UNREACHABLE:
                 self._route.lost()
                 num_left -= 1
@@ -172,6 +172,12 @@ class AsyncConnection:
                     raise
             else:
                 return
+
+    async def _shake_hands(self) -> None:
+        try:
+            await self._opener.connect()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # what uvloop says of a socket that was reset between two commands
+            raise redis.ConnectionError(str(error)) from error
 
     async def _give_up(self, opening: asyncio.Future[None]) -> None:
         """End an attempt, and tell it until it does: redis-py calls `wait_for`, deaf at times before Python 3.12."""
