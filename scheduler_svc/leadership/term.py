@@ -34,6 +34,7 @@ from scheduler_svc.leadership.recovery import CommittedOutputs
 from scheduler_svc.leadership.reunion import Reunion
 from scheduler_svc.leadership.unreadable import refusals, unreadable
 from scheduler_svc.leadership.watch import Watch
+from scheduler_svc.scheduling.outcomes import Outcomes
 from scheduler_svc.scheduling.scheduler import KEEP_AFTER, Scheduler
 from scheduler_svc.settings import SchedulerSettings
 from shared.bus import Delivery, LoggedResult
@@ -188,6 +189,15 @@ class Term:
             for worker_id in list(self._core.workers):
                 while planned := self._core.next_plan(worker_id, now_s=now_s):
                     yield SendPlan(worker_id, *planned)
+        yield from self._tell_ends(outcomes)
+
+    def check(self) -> None:
+        """Assert the invariants of everything here."""
+        self._core.check()
+        assert not (self._is_leading and (self._unread or self._being_read or self._early))
+
+    def _tell_ends(self, outcomes: Outcomes) -> Iterator[Effect]:
+        """Faults first: what has been kept as ended, or finished, the next leader takes for told."""
         ended, self._handled = [*outcomes.finished, *self._handled], []
         faults, self._refusals = [*outcomes.faults, *self._refusals], []
         for entry, letter in outcomes.letters.items():
@@ -195,13 +205,10 @@ class Term:
             yield Bury(entry, letter)
         if faults:
             yield Emit(self._faults.writer_id, *self._faults.entry(faults))
-        if ended or outcomes.dropped:
+        if outcomes.ends:
+            yield Keep({}, outcomes.ends)
+        if ended:
             yield Finish(ended, outcomes.usage, outcomes.dropped)
-
-    def check(self) -> None:
-        """Assert the invariants of everything here."""
-        self._core.check()
-        assert not (self._is_leading and (self._unread or self._being_read or self._early))
 
     def _handle(self, delivery: Delivery, outputs: CommittedOutputs | None, now_s: float) -> None:
         match delivery.message:

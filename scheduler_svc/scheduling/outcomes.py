@@ -19,6 +19,7 @@ class Outcomes:
         cases: By bus entry, what is held against requests from now on.
         letters: By bus entry, requests that were given up.
         faults: Terminal events that no worker's result carries.
+        ends: The last parts of outputs that have ended, to be kept when their faults, if any, have been told.
         finished: Bus entries of requests that reached their terminal state.
         usage: By bus entry, what those of them used that were computed here.
         dropped: Outputs of which something was kept, of requests that have ended.
@@ -28,11 +29,16 @@ class Outcomes:
     cases: dict[str, Case] = field(default_factory=dict)
     letters: dict[str, DeadLetter] = field(default_factory=dict)
     faults: list[tuple[GatewayId, Fault]] = field(default_factory=list)
+    ends: list[OutputPart] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     usage: dict[str, UsageRecord] = field(default_factory=dict)
     dropped: list[OutputAddress] = field(default_factory=list)
 
     def keep_output(self, sequence: Sequence) -> None:
-        """Have that part of an output kept that only logs hold, or its end, if its request has not ended."""
-        if sequence.num_unkept_tokens or sequence.is_finished:
+        """Have that part of an output kept that only logs hold."""
+        if sequence.num_unkept_tokens:
             self.outputs.append(sequence.keep_output())
+
+    def keep_end(self, sequence: Sequence) -> None:
+        """Have an output kept that has ended, though its request goes on."""
+        self.ends.append(sequence.keep_output())

@@ -347,7 +347,7 @@ class Scheduler:
             self._outcomes.dropped += [choice.address for choice in request.sequences if choice.is_kept]
             self.num_finished += 1
         else:
-            self._outcomes.keep_output(sequence)
+            self._outcomes.keep_end(sequence)
 
     def _withdraw(self, sequence: Sequence) -> None:
         """Take a sequence from where it is. It holds nothing any more."""

@@ -293,7 +293,7 @@ class SimulatedPool:
         self.usage |= outcomes.usage
         self.finished += outcomes.finished
         self.faults |= {fault.handle: fault.message for _, fault in outcomes.faults}
-        for part in outcomes.outputs:
+        for part in [*outcomes.outputs, *outcomes.ends]:
             self.kept.keep(part)
         for address in outcomes.dropped:
             self.kept.drop(address)

@@ -361,6 +361,18 @@ def test_what_was_kept_goes_before_what_is_left_of_the_logs() -> None:
     assert keep.outputs == [OutputPart.of(OutputAddress(GATEWAY, Handle(0)), 2, [72], is_ended=False)]
 
 
+def test_a_fault_is_told_before_the_end_that_it_makes_is_kept() -> None:
+    too_long = submit(prompt=tuple(range(100)))
+    two_choices = msgspec.structs.replace(too_long, sampling=SamplingParams(n=2))
+    told = Told.leading(hello(NEW), two_choices)
+    emit, keep, finish = told.wants(Emit, Keep, Finish)
+    assert isinstance(emit, Emit)
+    assert isinstance(keep, Keep)
+    assert keep.outputs == [OutputPart.of(OutputAddress(GATEWAY, Handle(0)), 0, [], is_ended=True)]
+    assert isinstance(finish, Finish)
+    assert finish.outputs == [OutputAddress(GATEWAY, Handle(0))]
+
+
 def test_a_request_that_an_earlier_leader_gave_up_is_told_so_and_not_computed() -> None:
     told = Told()
     told.wants()
