@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
 @cache
-def _pool() -> Any:
+def _pool() -> torch.cuda.MemPool:
     """Memory that all graphs share: one runs at a time, and nobody needs what another one left but its output.
 
-    An output is held by the tensor that `capture` keeps, so that no later graph is given its memory.
+    An output is held by the tensor that `capture` keeps, so that no later graph is given its memory. The pool is kept
+    here, since one that the last graph has left cannot be entered again.
     """
-    return torch.cuda.graph_pool_handle()
+    return torch.cuda.MemPool()
 
 
 def capture(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -30,7 +30,7 @@ def capture(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
         compute()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=_pool()):
+    with torch.cuda.graph(graph, pool=_pool().id):  # type: ignore[arg-type]  # not typed as a handle
         output = compute()
 
     def repeat() -> Tensor:
