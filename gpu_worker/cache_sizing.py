@@ -12,6 +12,8 @@ from shared.errors import ConfigurationError
 
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _MAX_DEFAULT_BYTES: Final = 4 << 30
+_DRIVER_BYTES: Final = 1 << 30
+"""What the driver, kernels and captured steps of a process take on a GPU beside its tensors; no process can ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +32,25 @@ class MemoryUse:
     reserved: int
     peak: int
 
-    @property
-    def foreign(self) -> int:
-        """Of other processes, and of the driver and the kernels of this one."""
-        return self.total - self.free - self.reserved
-
     def left(self, utilization: float) -> int:
-        """For the cache, if this process may use such a share of the whole.
+        """For the cache, if this process may use such a share of the whole; no more than there is.
+
+        What other processes use does not count as this one's: several share a GPU by a share each.
 
         Raises:
             ConfigurationError: nothing is left.
         """
         allowed = int(self.total * utilization)
-        left = allowed - self.foreign - self.peak
-        if left <= 0:
+        own = allowed - self.peak - _DRIVER_BYTES
+        there = self.free - (self.peak - self.reserved)
+        if min(own, there) <= 0:
             raise ConfigurationError(
-                f"--gpu-memory-utilization {utilization} of {_gib(self.total)} is {_gib(allowed)}, but a step takes "
-                f"{_gib(self.peak)}, weights included, and others and the driver have {_gib(self.foreign)}: nothing is "
-                "left for the KV cache; raise it, lower --max-num-batched-tokens or --max-num-seqs, or end what else "
-                "uses the GPU"
+                f"--gpu-memory-utilization {utilization} of {_gib(self.total)} is {_gib(allowed)}, a step takes "
+                f"{_gib(self.peak)}, weights included, the driver about {_gib(_DRIVER_BYTES)}, and {_gib(self.free)} "
+                "are free: nothing is left for the KV cache; raise it, lower --max-num-batched-tokens or "
+                "--max-num-seqs, or end what else uses the GPU"
             )
-        return left
+        return min(own, there)
 
 
 def _gib(num_bytes: int) -> str:
