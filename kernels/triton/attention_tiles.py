@@ -38,6 +38,7 @@ def attend_tiles(
     HAS_ALIBI: tl.constexpr,
     IS_FP8: tl.constexpr,
     WIDEN: tl.constexpr,
+    ALL_SEEN: tl.constexpr,
 ):
     """Let rows of queries attend to the tokens of some tiles, besides what they attended to before.
 
@@ -69,6 +70,7 @@ def attend_tiles(
         HAS_ALIBI: Whether `slopes` count.
         IS_FP8: Whether the cache is in fp8.
         WIDEN: See the package.
+        ALL_SEEN: Whether every row sees every token of these tiles: nothing is masked then.
 
     Returns:
         maxima, totals, sums.
@@ -77,7 +79,7 @@ def attend_tiles(
     is_dim = dim < HEAD_DIM
     for tile in range(first_tile, end_tile):
         token = tile * TILE + tl.arange(0, TILE)
-        is_token = (token >= first_token) & (token < end_token)
+        is_token = tl.full([TILE], 1, tl.int1) if ALL_SEEN else (token >= first_token) & (token < end_token)
         block = tl.load(table_ptr + token // BLOCK_SIZE, mask=is_token, other=0).to(tl.int64)
         row = ((block * BLOCK_SIZE + token % BLOCK_SIZE) * NUM_KV_HEADS + kv_head) * HEAD_DIM
         keys = tl.load(key_ptr + row[None, :] + dim[:, None], mask=is_dim[:, None] & is_token[None, :], other=0)
@@ -93,10 +95,11 @@ def attend_tiles(
             scores = soft_cap * tanh(scores / soft_cap)
         if HAS_ALIBI:
             scores += slopes[:, None] * (token[None, :] - positions[:, None]).to(tl.float32)
-        is_seen = token[None, :] <= positions[:, None]
-        if HAS_WINDOW:
-            is_seen = is_seen & (token[None, :] > positions[:, None] - window)
-        scores = tl.where(is_seen, scores, float("-inf"))
+        if not ALL_SEEN:
+            is_seen = token[None, :] <= positions[:, None]
+            if HAS_WINDOW:
+                is_seen = is_seen & (token[None, :] > positions[:, None] - window)
+            scores = tl.where(is_seen, scores, float("-inf"))
         new_maxima = tl.maximum(maxima, tl.max(scores, 1))
         # A row that has seen nothing yet, as with windows: weights of 0 instead of NaN.
         finite = tl.where(new_maxima == float("-inf"), 0.0, new_maxima)

@@ -7,6 +7,7 @@ Source: Flash-Decoding, Dao et al. 2023.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 import triton
@@ -19,6 +20,10 @@ from kernels.triton.attention_tiles import attend_tiles
 from kernels.triton.device import num_multiprocessors, target_of, widens
 from kernels.triton.launches import AttentionLaunch, decode_launch
 from kernels.triton.splits import num_splits
+
+_PROGRAMS_PER_MULTIPROCESSOR: Final = 2
+_MIN_TOKENS: Final = 64
+"""Of a share: less is not worth its start and its merging."""
 
 
 @triton.jit
@@ -128,6 +133,7 @@ def decode_attention_kernel(
         HAS_ALIBI,
         IS_FP8,
         WIDEN,
+        False,
     )
     place = packed * (NUM_KV_HEADS * GROUP) + head
     if SPLITS == 1:
@@ -199,8 +205,8 @@ class DecodeAttention:
         seen = min(self.max_context, variant.window or self.max_context)
         splits = self.splits or num_splits(
             num_programs=num_seqs * num_kv_heads * parts,
-            max_context=seen,
-            num_multiprocessors=num_multiprocessors(query.device),
+            wanted=num_multiprocessors(query.device) * _PROGRAMS_PER_MULTIPROCESSOR,
+            most=seen / _MIN_TOKENS,
         )
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         sums, maxima, totals = self._shares(query, splits)

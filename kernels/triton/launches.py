@@ -31,7 +31,7 @@ class AttentionLaunch:
 
 
 def prefill_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dtype) -> AttentionLaunch:
-    """Of `prefill_attention_kernel`. From 64 rows on, sm_90a multiplies by wgmma."""
+    """Of `prefill_attention_kernel`. From 64 rows on, sm_90a multiplies by wgmma; measured on an H100."""
     if dtype == torch.float32:
         return AttentionLaunch(max(16, triton.next_power_of_2(group)), 16, 4, 1)
     least_rows = triton.next_power_of_2(group)
@@ -44,13 +44,15 @@ def prefill_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dt
             "gfx942": AttentionLaunch(rows, 32, 4, 2),
         }[target]
     if target == "sm_90a":
-        return AttentionLaunch(max(128, least_rows), 64, 8, 2)
+        return AttentionLaunch(max(64, least_rows), 64, 4, 2)
     return AttentionLaunch(max(64, least_rows), 32, 4, 2)
 
 
 def decode_launch(target: Target, *, head_dim: int, group: int, dtype: torch.dtype) -> AttentionLaunch:
-    """Of `decode_attention_kernel`; 16 rows are the least that matrix units take."""
+    """Of `decode_attention_kernel`; 16 rows are the least that matrix units take. sm_90a's was measured on an H100."""
     rows = min(max(16, triton.next_power_of_2(group)), _LARGEST_DECODE_ROWS)
+    if target == "sm_90a" and head_dim <= _WIDE_HEAD and dtype != torch.float32 and rows <= 16:  # noqa: PLR2004
+        return AttentionLaunch(rows, 128, 4, 2)
     return AttentionLaunch(rows, 32, 8 if head_dim > _WIDE_HEAD else 4, 2)
 
 
@@ -78,17 +80,24 @@ class LinearLaunch:
     num_stages: int
 
 
-_MAX_DECODE_ROWS: Final = 32
+MAX_DECODE_ROWS: Final = 32
 """Above it a step computes more than it waits for weights."""
+_MAX_WAITING_ROWS: Final = 256
+"""Above it all programs of a wide tile find work."""
 
 
 def packed_linear_launch(target: Target, *, num_rows: int, group_size: int) -> LinearLaunch:
-    """Of `packed_linear_kernel`. A step never spans two groups of weights."""
-    depth = min(64, group_size & -group_size)
-    if num_rows <= _MAX_DECODE_ROWS:
-        rows = 16 if num_rows <= 16 else 32  # noqa: PLR2004  the least that matrix units take
-        return LinearLaunch(rows, 64, depth, 4, 2 if target == "gfx942" else 3)
-    return LinearLaunch(64, 128 if target == "sm_90a" else 64, depth, 4, 2 if target == "gfx942" else 3)
+    """Of `packed_linear_kernel`. A step never spans two groups of weights. sm_90a's were measured on an H100."""
+    most = group_size & -group_size
+    depth = min(64, most)
+    if num_rows > MAX_DECODE_ROWS:
+        if target == "sm_90a":
+            return LinearLaunch(64 if num_rows <= 64 else 128, 64, depth, 4, 4)  # noqa: PLR2004
+        return LinearLaunch(64, 64, depth, 4, 2 if target == "gfx942" else 3)
+    rows = 16 if num_rows <= 16 else 32  # noqa: PLR2004  the least that matrix units take
+    if target == "sm_90a":
+        return LinearLaunch(rows, 128, min(128, most) if rows == 16 else depth, 4, 4)  # noqa: PLR2004
+    return LinearLaunch(rows, 64, depth, 4, 2 if target == "gfx942" else 3)
 
 
 def multiplies_fp8(target: Target) -> bool:
@@ -99,5 +108,24 @@ def multiplies_fp8(target: Target) -> bool:
 def scaled_linear_launch(target: Target, *, num_rows: int, rounds: bool, in_block: int) -> LinearLaunch:
     """Of `scaled_linear_kernel`. A step never spans two blocks of weights."""
     depth = min(128 if rounds else 64, in_block & -in_block)
-    rows = 64 if num_rows > _MAX_DECODE_ROWS else 16 if num_rows <= 16 else 32  # noqa: PLR2004  as above
-    return LinearLaunch(rows, 64, depth, 4, 2 if target == "gfx942" else 3)
+    rows = 64 if num_rows > MAX_DECODE_ROWS else 16 if num_rows <= 16 else 32  # noqa: PLR2004  as above
+    columns = 128 if target == "sm_90a" and num_rows > _MAX_WAITING_ROWS else 64
+    return LinearLaunch(rows, columns, depth, 4, 2 if target == "gfx942" else 3)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLaunch:
+    """Of the sampling kernel.
+
+    Attributes:
+        columns: Of the vocabulary, looked at together.
+        num_warps: Of a program; as many as there can be, since a row has one program.
+    """
+
+    columns: int
+    num_warps: int
+
+
+def sample_launch(target: Target) -> SampleLaunch:
+    """Of `sample_kernel`."""
+    return SampleLaunch(4096, 16 if target == "gfx942" else 32)

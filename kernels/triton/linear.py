@@ -29,6 +29,7 @@ def keeps(matrix: Matrix) -> bool:
     (out_features, in_features), num_groups = matrix.shape, matrix.scales.shape[1]
     if matrix.bits == 4:  # noqa: PLR2004
         is_even = out_features % _WORD == 0 and in_features % (num_groups * 16) == 0
+        is_even = is_even and bool((matrix.groups.bincount() == in_features // num_groups).all())
         return is_even and int(matrix.zeros.max()) - int(matrix.zeros.min()) < 16  # noqa: PLR2004
     is_by_row = num_groups == 1 and bool((matrix.zeros == _BYTE_ZERO).all())
     return matrix.rounds_activations and is_by_row and _is_deep(in_features)
@@ -85,13 +86,13 @@ def _pack_integers(run: Sequence[IntegerMatrix], bias: Tensor | None) -> Linear:
         weight = (quants.to(torch.int16) - _BYTE_ZERO).to(torch.int8)
         return ScaledLinear(weight, scales.float().contiguous(), (1, in_features), bias)
     offset, groups = _zero_offset(run[0]), run[0].groups
-    in_order = torch.arange(in_features, device=groups.device) // (in_features // scales.shape[1])
+    is_in_order = bool((groups[1:] >= groups[:-1]).all())
+    order = None if is_in_order else torch.argsort(groups, stable=True)
     return PackedLinear(
-        words=pack(quants, 4).T.contiguous(),
+        words=pack(quants if order is None else quants[:, order], 4).T.contiguous(),
         zeros=pack((zeros - offset).T, 4),
         scales=scales.T.contiguous(),
-        layout="gptq",
-        group_index=None if torch.equal(groups, in_order) else groups.int(),
+        input_order=order,
         zero_offset=offset,
         bias=bias,
     )

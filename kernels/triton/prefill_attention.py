@@ -101,22 +101,59 @@ def prefill_attention_kernel(
     if HAS_ALIBI:
         slopes = tl.load(slopes_ptr + head, mask=is_row, other=0.0).to(tl.float32) * 1.4426950408889634
 
+    sums = tl.zeros([ROWS, PADDED_DIM], tl.float32)
+    table_ptr = block_tables_ptr + sequence.to(tl.int64) * table_stride
     end_token = past + tl.minimum(first + TOKENS, num_tokens)
     first_token = 0
+    first_tile = 0
     if HAS_WINDOW:
         first_token = tl.maximum(0, past + first - window + 1)
+        first_tile = first_token // TILE
+    else:
+        # Most tiles lie wholly before the first row's own token.
+        first_tile = (past + first + 1) // TILE
+        maxima, totals, sums = attend_tiles(
+            query,
+            past + token,
+            slopes,
+            maxima,
+            totals,
+            sums,
+            key_ptr,
+            value_ptr,
+            table_ptr,
+            kv_head,
+            0,
+            first_tile,
+            first_token,
+            end_token,
+            score_scale,
+            soft_cap,
+            window,
+            NUM_KV_HEADS,
+            HEAD_DIM,
+            PADDED_DIM,
+            BLOCK_SIZE,
+            TILE,
+            HAS_WINDOW,
+            HAS_SOFT_CAP,
+            HAS_ALIBI,
+            IS_FP8,
+            WIDEN,
+            True,
+        )
     maxima, totals, sums = attend_tiles(
         query,
         past + token,
         slopes,
         maxima,
         totals,
-        tl.zeros([ROWS, PADDED_DIM], tl.float32),
+        sums,
         key_ptr,
         value_ptr,
-        block_tables_ptr + sequence.to(tl.int64) * table_stride,
+        table_ptr,
         kv_head,
-        first_token // TILE,
+        first_tile,
         tl.cdiv(end_token, TILE),
         first_token,
         end_token,
@@ -133,6 +170,7 @@ def prefill_attention_kernel(
         HAS_ALIBI,
         IS_FP8,
         WIDEN,
+        False,
     )
     output = sums * (value_scale / tl.where(totals == 0.0, 1.0, totals))[:, None]
     output_row = (packed * (NUM_KV_HEADS * GROUP) + head) * HEAD_DIM

@@ -17,11 +17,13 @@ from kernels.triton.attention_tiles import fp8_to_float
 from kernels.triton.device import target_of, widens
 from kernels.triton.launches import multiplies_fp8, scaled_linear_launch
 from kernels.triton.rounding import round_rows
+from kernels.triton.split_depth import add_shares, shares_of, splits_of, store_sums
 
 
 @triton.jit
 def scaled_linear_kernel(
     y_ptr,
+    shares_ptr,
     x_ptr,
     x_scales_ptr,
     weight_ptr,
@@ -36,6 +38,7 @@ def scaled_linear_kernel(
     IS_FP8_BITS: tl.constexpr,
     IS_INT8: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -43,15 +46,18 @@ def scaled_linear_kernel(
 ):
     """x: [num_rows, IN], its scales [num_rows, IN / IN_BLOCK]; weight: [OUT, IN], its scales one for each block.
 
-    Sums of DEPTH products, which share their scales, are scaled and added up in fp32. Grid: (row tiles, column tiles).
+    Sums of DEPTH products, which share their scales, are scaled and added up in fp32. Grid: (row tiles, column
+    tiles, SPLITS).
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row = row < num_rows
     is_column = column < OUT
     NUM_IN_BLOCKS: tl.constexpr = (IN + IN_BLOCK - 1) // IN_BLOCK
+    SHARE: tl.constexpr = (IN + DEPTH * SPLITS - 1) // (DEPTH * SPLITS) * DEPTH
+    start = tl.program_id(2) * SHARE
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for first in range(0, IN, DEPTH):
+    for first in range(start, tl.minimum(start + SHARE, IN), DEPTH):
         k = first + tl.arange(0, DEPTH)
         is_k = k < IN
         x = tl.load(
@@ -77,10 +83,7 @@ def scaled_linear_kernel(
             x_scales = tl.load(x_scales_ptr + row * NUM_IN_BLOCKS + first // IN_BLOCK, mask=is_row, other=0.0)
             scales = scales * x_scales[:, None]
         sums += products * scales
-    if HAS_BIAS:
-        sums += tl.load(bias_ptr + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    y = y_ptr + row[:, None].to(tl.int64) * OUT + column[None, :]
-    tl.store(y, sums.to(y_ptr.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
+    store_sums(y_ptr, shares_ptr, bias_ptr, sums, row, column, num_rows, OUT, HAS_BIAS, SPLITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,11 @@ class ScaledLinear:
         if rounds:
             x, x_scales = round_rows(x, self.weight.dtype, self.block[1])
         launch = scaled_linear_launch(target, num_rows=num_rows, rounds=rounds, in_block=self.block[1])
-        scaled_linear_kernel[triton.cdiv(num_rows, launch.rows), triton.cdiv(out_features, launch.columns)](
+        splits = splits_of(launch, num_rows, out_features, in_features, x.device)
+        shares = shares_of(y, splits)
+        scaled_linear_kernel[triton.cdiv(num_rows, launch.rows), triton.cdiv(out_features, launch.columns), splits](
             y,
+            shares,
             x,
             x_scales,
             self.weight if rounds else self.weight.view(torch.uint8),
@@ -133,6 +139,7 @@ class ScaledLinear:
             IS_FP8_BITS=not rounds,
             IS_INT8=is_int8,
             HAS_BIAS=self.bias is not None,
+            SPLITS=splits,
             ROWS=launch.rows,
             COLUMNS=launch.columns,
             DEPTH=launch.depth,
@@ -140,4 +147,5 @@ class ScaledLinear:
             num_warps=launch.num_warps,
             num_stages=launch.num_stages,
         )
+        add_shares(y, shares, self.bias)
         return y

@@ -1,25 +1,19 @@
-"""Among how many programs the keys of one sequence are split."""
+"""Among how many programs is split what one would compute alone: a sequence's keys, or the depth of a linear layer."""
 
 from typing import Final
 
 MAX_SPLITS: Final = 64
-PROGRAMS_PER_MULTIPROCESSOR: Final = 4
-"""Enough that others compute while one waits for memory."""
-MIN_TOKENS: Final = 64
-"""Of a share: less is not worth its start and its merging."""
 
 
-def num_splits(*, num_programs: int, max_context: int, num_multiprocessors: int) -> int:
-    """A power of 2, so that few kernels are compiled; 1 once there is work for the whole GPU without splitting.
+def num_splits(*, num_programs: int, wanted: int, most: float) -> int:
+    """The largest power of 2 (so that few kernels are compiled) that makes no more programs than are wanted; or 1.
 
     Args:
         num_programs: That there are without splitting.
-        max_context: Tokens of the longest context.
-        num_multiprocessors: Of the GPU.
+        wanted: That keep the GPU busy: while some wait for memory, others compute.
+        most: Above it a share is not worth its start and its merging.
     """
-    wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR / num_programs
-    most = min(MAX_SPLITS, max_context / MIN_TOKENS)
     splits = 1
-    while splits < wanted and splits * 2 <= most:
+    while splits * 2 * num_programs <= wanted and splits * 2 <= min(MAX_SPLITS, most):
         splits *= 2
     return splits

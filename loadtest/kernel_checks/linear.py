@@ -1,6 +1,6 @@
 """Checks of quantized linear layers, beside the product with the numbers that the formats stand for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.triton.device import target_of
 from kernels.triton.launches import multiplies_fp8
-from kernels.triton.packed_linear import PackedLinear
+from kernels.triton.packed_linear import MAX_UNPACKING_ROWS, PackedLinear
 from kernels.triton.rounding import round_rows
 from kernels.triton.scaled_linear import ScaledLinear
 from loadtest.kernel_checks.check import TOLERANCE, Comparison, KernelCheck
@@ -16,43 +16,45 @@ from loadtest.kernel_checks.check import TOLERANCE, Comparison, KernelCheck
 Compare = Callable[[torch.device], Iterator[Comparison]]
 
 _IN, _OUT, _GROUP = 96, 72, 32
-_AWQ_ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
-_IN_ORDER: Final = tuple(range(8))
 _PACKED: Final = ("packed_linear_kernel",)
+_UNPACKED: Final = ("unpack_weights_kernel",)
+_SPLIT: Final = ("packed_linear_kernel", "add_shares_kernel")
 _SCALED: Final = ("scaled_linear_kernel",)
 _ROUNDED: Final = ("round_rows_kernel", "scaled_linear_kernel")
 
 
-def pack_words(quants: Tensor, order: Sequence[int]) -> Tensor:
-    """Eight to a word along the last dimension, by the formats' specifications; nibble i is column order[i]."""
+def pack_words(quants: Tensor) -> Tensor:
+    """Eight to a word along the last dimension, by GPTQ's specification."""
     eights = quants.view(*quants.shape[:-1], -1, 8).long()
     words = torch.zeros(eights.shape[:-1], dtype=torch.int64)
-    for nibble, column in enumerate(order):
-        words |= eights[..., column] << (4 * nibble)
+    for nibble in range(8):
+        words |= eights[..., nibble] << (4 * nibble)
     return (words - (words >> 31 << 32)).int()
 
 
 class _Weights:
-    """Random ones in groups, as AWQ and GPTQ store them; `numbers` [in, out] is what they mean."""
+    """Random ones in groups; `numbers` [in, out] is what they mean."""
 
     def __init__(self, group_index: Tensor, dtype: torch.dtype) -> None:
-        self.quants = torch.randint(0, 16, (_IN, _OUT))
-        self.zeros = torch.randint(1, 16, (_IN // _GROUP, _OUT))
-        self.scales = (torch.rand(_IN // _GROUP, _OUT) * 0.1 + 0.01).to(dtype)
-        self.numbers = (self.quants - self.zeros[group_index]) * self.scales.float()[group_index]
+        self._order = None if torch.equal(group_index, group_index.sort()[0]) else group_index.argsort()
+        num_groups = int(group_index.max()) + 1
+        self._quants = torch.randint(0, 16, (len(group_index), _OUT))
+        self._zeros = torch.randint(1, 16, (num_groups, _OUT))
+        self._scales = (torch.rand(num_groups, _OUT) * 0.1 + 0.01).to(dtype)
+        self.numbers = (self._quants - self._zeros[group_index]) * self._scales.float()[group_index]
 
-    def awq(self, device: torch.device, bias: Tensor | None = None) -> PackedLinear:
-        words, zeros = pack_words(self.quants, _AWQ_ORDER), pack_words(self.zeros, _AWQ_ORDER)
-        own_bias = None if bias is None else bias.to(device)
-        return PackedLinear(words.to(device), zeros.to(device), self.scales.to(device), "awq", bias=own_bias)
-
-    def gptq(self, device: torch.device, version: int, group_index: Tensor | None = None) -> PackedLinear:
-        words = pack_words(self.quants.T.contiguous(), _IN_ORDER).T.contiguous()
+    def linear(self, device: torch.device, *, version: int = 2, bias: Tensor | None = None) -> PackedLinear:
+        quants = self._quants if self._order is None else self._quants[self._order]
+        words = pack_words(quants.T.contiguous()).T.contiguous()
         offset = 1 if version == 1 else 0
-        index = None if group_index is None else group_index.int().to(device)
-        zeros = pack_words(self.zeros - offset, _IN_ORDER)
-        scales = self.scales.to(device)
-        return PackedLinear(words.to(device), zeros.to(device), scales, "gptq", index, zero_offset=offset)
+        return PackedLinear(
+            words.to(device),
+            pack_words(self._zeros - offset).to(device),
+            self._scales.to(device),
+            None if self._order is None else self._order.to(device),
+            zero_offset=offset,
+            bias=None if bias is None else bias.to(device),
+        )
 
 
 def _product(found: Tensor, expected: Tensor, dtype: torch.dtype) -> Comparison:
@@ -61,29 +63,27 @@ def _product(found: Tensor, expected: Tensor, dtype: torch.dtype) -> Comparison:
     return Comparison(found.float() / largest, expected / largest, TOLERANCE[dtype])
 
 
-def _four_bits(dtype: torch.dtype) -> Compare:
+def _four_bits(dtype: torch.dtype, num_rows: int = 5) -> Compare:
     def compare(device: torch.device) -> Iterator[Comparison]:
         in_order = torch.arange(_IN) // _GROUP
-        act_order = in_order[torch.randperm(_IN)]
-        x = torch.randn(5, _IN).to(dtype)
-        ordered, shuffled = _Weights(in_order, dtype), _Weights(act_order, dtype)
+        x = torch.randn(num_rows, _IN).to(dtype)
+        ordered, shuffled = _Weights(in_order, dtype), _Weights(in_order[torch.randperm(_IN)], dtype)
         for linear, weights in (
-            (ordered.awq(device), ordered),
-            (ordered.gptq(device, 1), ordered),
-            (ordered.gptq(device, 2), ordered),
-            (shuffled.gptq(device, 1, act_order), shuffled),
+            (ordered.linear(device), ordered),
+            (ordered.linear(device, version=1), ordered),
+            (shuffled.linear(device, version=1), shuffled),
         ):
             yield _product(linear(x.to(device)), x.float() @ weights.numbers, dtype)
 
     return compare
 
 
-def _any_rows(num_rows: int) -> Compare:
+def _any_rows(num_rows: int, depth: int = _IN) -> Compare:
     def compare(device: torch.device) -> Iterator[Comparison]:
-        weights, bias = _Weights(torch.arange(_IN) // _GROUP, torch.float16), torch.randn(_OUT).half()
-        x = torch.randn(num_rows, _IN).half()
+        weights, bias = _Weights(torch.arange(depth) // _GROUP, torch.float16), torch.randn(_OUT).half()
+        x = torch.randn(num_rows, depth).half()
         expected = x.float() @ weights.numbers + bias.float()
-        found = weights.awq(device, bias)(x.to(device))
+        found = weights.linear(device, bias=bias)(x.to(device))
         yield _product(found, expected, torch.float16) if num_rows else Comparison(found, expected.half())
 
     return compare
@@ -101,18 +101,18 @@ def _in_fp8(block: tuple[int, int], shape: tuple[int, int]) -> tuple[Tensor, Ten
 
 def _fp8_weights(block: tuple[int, int], dtype: torch.dtype) -> Compare:
     def compare(device: torch.device) -> Iterator[Comparison]:
-        steps, scales, numbers = _in_fp8(block, (130, 200))
-        x = torch.randn(3, 200).to(dtype)
+        steps, scales, numbers = _in_fp8(block, (130, 224))
+        x = torch.randn(3, 224).to(dtype)
         linear = ScaledLinear(steps.to(device), scales.to(device), block, keeps_activations=True)
         yield _product(linear(x.to(device)), x.float() @ numbers, dtype)
 
     return compare
 
 
-def _fp8_both(block: tuple[int, int]) -> Compare:
+def _fp8_both(block: tuple[int, int], depth: int = 256) -> Compare:
     def compare(device: torch.device) -> Iterator[Comparison]:
-        steps, scales, numbers = _in_fp8(block, (72, 256))
-        x = torch.randn(3, 256).half()
+        steps, scales, numbers = _in_fp8(block, (72, depth))
+        x = torch.randn(3, depth).half()
         rounded, x_scales = (part.cpu() for part in round_rows(x.to(device), torch.float8_e4m3fn, block[1]))
         as_rounded = rounded.float() * x_scales.repeat_interleave(block[1], 1)
         yield Comparison(as_rounded / x.float(), torch.ones_like(as_rounded), 2**-4 + 1e-6)
@@ -144,17 +144,26 @@ def _checks() -> Iterator[KernelCheck]:
     for dtype in TOLERANCE:
         name = str(dtype).removeprefix("torch.")
         yield KernelCheck(
-            f"AWQ, GPTQ of both versions and act-order, {name}",
+            f"four bits, GPTQ's first version and act-order, {name}",
             _PACKED,
             _four_bits(dtype),
             is_quick=dtype == torch.float16,
         )
-        for label, block in (("per tensor", (130, 200)), ("128x128", (128, 128))):
+        yield KernelCheck(
+            f"four bits, unpacked before, {name}",
+            _UNPACKED,
+            _four_bits(dtype, MAX_UNPACKING_ROWS + 1),
+            is_quick=dtype == torch.float16,
+        )
+        for label, block in (("per tensor", (130, 224)), ("128x128", (128, 128))):
             yield KernelCheck(f"weights in fp8, {label}, {name}", _SCALED, _fp8_weights(block, dtype))
     for num_rows in (0, 17, 65):
-        yield KernelCheck(f"AWQ with a bias, {num_rows} rows", _PACKED, _any_rows(num_rows))
+        yield KernelCheck(f"four bits with a bias, {num_rows} rows", _PACKED, _any_rows(num_rows))
+    yield KernelCheck("four bits, depth split among programs", _SPLIT, _any_rows(3, 1056), is_quick=True)
     for label, block in (("per tensor", (72, 256)), ("128x128", (128, 128))):
         yield KernelCheck(f"weights and activations in fp8, {label}", _ROUNDED, _fp8_both(block))
+    split = (*_ROUNDED, "add_shares_kernel")
+    yield KernelCheck("weights and activations in fp8, depth split", split, _fp8_both((128, 128), 1152))
     yield KernelCheck("rows of int8", _ROUNDED, _int8, is_quick=True)
 
 

@@ -1,6 +1,6 @@
 """Checks of sampling without a sort, and of the random numbers made on the device: the very same as the host's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -41,11 +41,14 @@ def _moved(how: SamplingTensors, device: torch.device) -> SamplingTensors:
     return SamplingTensors(**{name: getattr(how, name).to(device) for name in names})
 
 
-def _every_parameter(device: torch.device) -> Iterator[Comparison]:
-    logits = 3 * torch.randn(len(_ROWS), 300)
-    logits[0, 10:] = float("-inf")
-    how = _tensors(_ROWS, torch.rand(len(_ROWS), dtype=torch.float64))
-    yield Comparison(sample(logits.to(device), _moved(how, device)), reference.sample(logits, how))
+def _every_parameter(vocab_size: int) -> Callable[[torch.device], Iterator[Comparison]]:
+    def compare(device: torch.device) -> Iterator[Comparison]:
+        logits = 3 * torch.randn(len(_ROWS), vocab_size)
+        logits[0, 10:] = float("-inf")
+        how = _tensors(_ROWS, torch.rand(len(_ROWS), dtype=torch.float64))
+        yield Comparison(sample(logits.to(device), _moved(how, device)), reference.sample(logits, how))
+
+    return compare
 
 
 def _equal_weights(device: torch.device) -> Iterator[Comparison]:
@@ -65,7 +68,8 @@ def _random_numbers(device: torch.device) -> Iterator[Comparison]:
 
 
 SAMPLING: Final = (
-    KernelCheck("every parameter", ("sample_kernel",), _every_parameter),
+    KernelCheck("every parameter", ("sample_kernel",), _every_parameter(300)),
+    KernelCheck("every parameter, rows of several tiles", ("sample_kernel",), _every_parameter(9000)),
     KernelCheck("equal weights", ("sample_kernel",), _equal_weights, is_quick=True),
     KernelCheck("random numbers", ("uniforms_kernel",), _random_numbers, is_quick=True),
 )

@@ -6,7 +6,17 @@ from typing import Final
 import torch
 import triton
 
-from kernels.triton import activations, block_copy, cache_write, norms, packed_linear, philox, rounding, sampling
+from kernels.triton import (
+    activations,
+    block_copy,
+    cache_write,
+    norms,
+    packed_linear,
+    philox,
+    rounding,
+    sampling,
+    split_depth,
+)
 from kernels.triton.aot.compilation import Build
 from kernels.triton.decode_attention import (
     decode_attention_kernel,
@@ -21,6 +31,7 @@ from kernels.triton.launches import (
     num_warps_for_row,
     packed_linear_launch,
     prefill_launch,
+    sample_launch,
     scaled_linear_launch,
 )
 from kernels.triton.prefill_attention import prefill_attention_kernel, prefill_constants
@@ -73,10 +84,13 @@ _NUM_KV_HEADS: Final = 8
 _SPLITS: Final = 8
 
 
+_PACKED_TYPES: Final = {"words_ptr": "*i32", "zeros_ptr": "*i32", "scales_ptr": "*bf16"}
+
+
 def builds(target: Target) -> Iterator[Build]:
     """Every kernel for a target."""
     yield from _attention(target)
-    yield from _elementwise()
+    yield from _elementwise(target)
     yield from _linear(target)
 
 
@@ -91,7 +105,9 @@ QUICK: Final = (
     "sample",
     "uniforms",
     "round_rows int8",
-    "W4A16 gptq, 16 rows",
+    "W4A16, 16 rows",
+    "unpack W4A16",
+    "add_shares",
     "FP8 128x128, 16 rows",
 )
 """What the ordinary tests compile: each kernel once."""
@@ -126,7 +142,7 @@ def _attention(target: Target) -> Iterator[Build]:
         yield _build(f"merge {head_dim}", merge_splits_kernel, types, merged)
 
 
-def _elementwise() -> Iterator[Build]:
+def _elementwise(target: Target) -> Iterator[Build]:
     for size in (2048, 8192):
         padded = triton.next_power_of_2(size)
         warps = (num_warps_for_row(padded), 2)
@@ -147,10 +163,17 @@ def _elementwise() -> Iterator[Build]:
         yield _build(f"rotate_and_write {name}", cache_write.rotate_and_write_kernel, types, constants, (1, 2))
     types = {"to_ptr": "*i32", "from_ptr": "*i32", "pairs_ptr": "*i64", "block_words": "i32"}
     yield _build("copy_blocks", block_copy.copy_blocks_kernel, types, {"WORDS": block_copy.WORDS})
-    types = {"token_ptr": "*i64", "logits_ptr": "*fp32", "temperature_ptr": "*fp32", "top_k_ptr": "*i64"}
+    types = {
+        "token_ptr": "*i64",
+        "weights_ptr": "*fp32",
+        "logits_ptr": "*fp32",
+        "temperature_ptr": "*fp32",
+        "top_k_ptr": "*i64",
+    }
     types |= {"top_p_ptr": "*fp64", "min_p_ptr": "*fp32", "uniforms_ptr": "*fp64"}
     types |= {"row_stride": "i32", "vocab_size": "i32"}
-    yield _build("sample", sampling.sample_kernel, types, {"COLUMNS": sampling.COLUMNS})
+    launch = sample_launch(target)
+    yield _build("sample", sampling.sample_kernel, types, {"COLUMNS": launch.columns}, (launch.num_warps, 2))
     types = {"uniform_ptr": "*fp64", "seed_ptr": "*i64", "position_ptr": "*i64", "num_rows": "i32"}
     yield _build("uniforms", philox.uniforms_kernel, types, {"ROWS": 64}, (2, 2))
     for name, steps, group in (("fp8", "*u8", 128), ("int8", "*i8", 4096)):
@@ -160,21 +183,22 @@ def _elementwise() -> Iterator[Build]:
 
 
 def _linear(target: Target) -> Iterator[Build]:
-    shape = {"OUT": 6144, "IN": 4096, "HAS_BIAS": False, "WIDEN": False}
-    for num_rows in (16, 32, 4096):
-        for name, flags in (
-            ("awq", {"IS_AWQ": True, "IS_ORDERED": True, "ZERO_OFFSET": 0}),
-            ("gptq", {"IS_AWQ": False, "IS_ORDERED": True, "ZERO_OFFSET": 1}),
-            ("gptq act-order", {"IS_AWQ": False, "IS_ORDERED": False, "ZERO_OFFSET": 1}),
-        ):
-            launch = packed_linear_launch(target, num_rows=num_rows, group_size=128)
-            types = {"y_ptr": "*bf16", "x_ptr": "*bf16", "words_ptr": "*i32", "zeros_ptr": "*i32"}
-            types |= {"scales_ptr": "*bf16", "group_index_ptr": "*i32", "bias_ptr": "*bf16", "num_rows": "i32"}
-            constants = shape | flags | {"GROUP_SIZE": 128}
-            constants |= {"ROWS": launch.rows, "COLUMNS": launch.columns, "DEPTH": launch.depth}
-            warps = (launch.num_warps, launch.num_stages)
-            label = f"W4A16 {name}, {num_rows} rows"
-            yield _build(label, packed_linear.packed_linear_kernel, types, constants, warps, "mma")
+    four_bits = {"OUT": 6144, "IN": 4096, "GROUP_SIZE": 128, "ZERO_OFFSET": 1}
+    constants = four_bits | {"WORDS": packed_linear.UNPACKED_WORDS, "COLUMNS": packed_linear.UNPACKED_COLUMNS}
+    yield _build(
+        "unpack W4A16", packed_linear.unpack_weights_kernel, {"weights_ptr": "*bf16"} | _PACKED_TYPES, constants
+    )
+    types = {"y_ptr": "*bf16", "shares_ptr": "*fp32", "bias_ptr": "*bf16", "num_rows": "i32"}
+    constants = {"OUT": 6144, "HAS_BIAS": False, "SPLITS": 4, "COLUMNS": split_depth.COLUMNS}
+    yield _build("add_shares", split_depth.add_shares_kernel, types, constants)
+    shape = {"OUT": 6144, "IN": 4096, "HAS_BIAS": False, "SPLITS": 4, "WIDEN": False}
+    for num_rows in (16, 32, 128):
+        launch = packed_linear_launch(target, num_rows=num_rows, group_size=128)
+        types = {"y_ptr": "*bf16", "shares_ptr": "*fp32", "x_ptr": "*bf16"} | _PACKED_TYPES
+        types |= {"bias_ptr": "*bf16", "num_rows": "i32"}
+        constants = shape | four_bits | {"ROWS": launch.rows, "COLUMNS": launch.columns, "DEPTH": launch.depth}
+        warps = (launch.num_warps, launch.num_stages)
+        yield _build(f"W4A16, {num_rows} rows", packed_linear.packed_linear_kernel, types, constants, warps, "mma")
         fp8_rounds = multiplies_fp8(target)
         for name, rounds, weight, block in (
             ("FP8 128x128", fp8_rounds, "*fp8e4nv" if fp8_rounds else "*u8", (128, 128)),
@@ -182,7 +206,12 @@ def _linear(target: Target) -> Iterator[Build]:
             ("W8A8 int8", True, "*i8", (1, 4096)),
         ):
             launch = scaled_linear_launch(target, num_rows=num_rows, rounds=rounds, in_block=block[1])
-            types = {"y_ptr": "*bf16", "x_ptr": weight if rounds else "*bf16", "x_scales_ptr": "*fp32"}
+            types = {
+                "y_ptr": "*bf16",
+                "shares_ptr": "*fp32",
+                "x_ptr": weight if rounds else "*bf16",
+                "x_scales_ptr": "*fp32",
+            }
             types |= {"weight_ptr": weight, "weight_scales_ptr": "*fp32", "bias_ptr": "*fp32", "num_rows": "i32"}
             constants = shape | {"OUT_BLOCK": block[0], "IN_BLOCK": block[1], "HAS_X_SCALES": rounds}
             constants |= {"IS_FP8_BITS": not rounds, "IS_INT8": weight == "*i8"}

@@ -9,6 +9,7 @@ import torch
 
 import kernels.triton
 from kernels.triton import sampling
+from kernels.triton.launches import SampleLaunch
 from loadtest.kernel_checks.all_checks import ALL
 from loadtest.kernel_checks.check import Comparison, KernelCheck
 
@@ -17,7 +18,7 @@ CHOSEN = [check for check in ALL if check.is_quick or os.environ.get("KERNEL_TES
 
 @pytest.fixture(autouse=True)
 def _short_rows_have_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "COLUMNS", 128)
+    monkeypatch.setattr(sampling, "sample_launch", lambda _: SampleLaunch(128, 4))
 
 
 @pytest.mark.parametrize("check", CHOSEN, ids=[f"{check.kernels[-1]}: {check.name}" for check in CHOSEN])
