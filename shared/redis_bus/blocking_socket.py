@@ -18,6 +18,8 @@ class BlockingSocket:
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
         self._parser = reply_parser()
+        # One for all replies: an object for each, of this size and then shrunk, leaves the heap in pieces.
+        self._buffer = bytearray(_READ_BYTES)
 
     def exchange(self, command: tuple[Argument, ...], *, timeout_s: float) -> Any:  # noqa: ANN401 - a reply's shape depends on the command
         """Send a command and wait for its reply.
@@ -32,7 +34,7 @@ class BlockingSocket:
         opened.settimeout(timeout_s)
         opened.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows tuples of one item
         while (reply := parser.gets()) is False:
-            parser.feed(self._read())
+            parser.feed(self._buffer, 0, self._read())  # type: ignore[arg-type]  # its stub knows no buffers
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -48,8 +50,9 @@ class BlockingSocket:
             return False
         return False
 
-    def _read(self) -> bytes:
-        data = self._socket.recv(_READ_BYTES)
-        if not data:
+    def _read(self) -> int:
+        """Fill the buffer with what has come; returns how much."""
+        num_bytes = self._socket.recv_into(self._buffer)
+        if not num_bytes:
             raise redis.ConnectionError("Redis has closed the connection")
-        return data
+        return num_bytes
