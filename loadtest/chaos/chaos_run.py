@@ -10,8 +10,9 @@ from typing import Any, Final
 from loadtest.chaos.answer import Answer
 from loadtest.chaos.display import shown
 from loadtest.chaos.faults import Fault, Happened, draw, inflict
-from loadtest.chaos.leftovers import growth, left_behind, memory_of
+from loadtest.chaos.leftovers import left_behind
 from loadtest.chaos.load import Load
+from loadtest.chaos.memory import Weight, growth, memory_of
 from loadtest.chaos.oracle import FunctionOracle, Oracle, RecordedOracle
 from loadtest.chaos.pool import Pool
 from loadtest.chaos.report import ChaosResult
@@ -52,8 +53,8 @@ class ChaosRun:
         self._verdict = Verdict()
         self._pauses: list[Span] = []
         self._waits: list[Span] = []
-        self._memory_before: dict[str, int] = {}
-        self._memory_after: dict[str, int] = {}
+        self._memory_before: dict[str, Weight] = {}
+        self._memory_after: dict[str, Weight] = {}
         self._started_s = 0.0
         self._num_drawn = 0
         self._is_told_to_end = asyncio.Event()
@@ -132,7 +133,7 @@ class ChaosRun:
                     await asyncio.sleep(_UNDER_WAY_S)
                     await self._inflict_all(pool, load)
                     await self._wait(self._started_s + scenario.duration_s - time.perf_counter())
-                    self._memory_after = memory_of(pool)
+                    self._memory_after = await asyncio.to_thread(memory_of, pool)
                 finally:
                     load.stop()
                     await running
@@ -180,7 +181,7 @@ class ChaosRun:
     async def _weigh_at_half(self, pool: Pool) -> None:
         if self._scenario.duration_s:
             await asyncio.sleep(self._scenario.duration_s / 2)
-            self._memory_before = memory_of(pool)
+            self._memory_before = await asyncio.to_thread(memory_of, pool)
 
     @property
     def _num_done(self) -> float:

@@ -1,15 +1,12 @@
-"""What may be left when everything has ended: in Redis, in the cache of blocks, and in the memory of processes."""
+"""What may be left when everything has ended: in Redis, and in the cache of blocks."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from loadtest.chaos.pool import POOL, Pool
 from shared.archive import Kind
 from shared.errors import BusUnavailableError
-from shared.ids import WorkerId
 from shared.keys import GROUP, PoolKeys
 from shared.messages import PoolStatus
 from shared.redis_bus import RedisPoolObserver
@@ -66,51 +63,3 @@ def _in_redis(pool: Pool) -> list[str]:
         elif name.startswith("out:"):
             left.append(f"the key {key.decode()}, of a request that has ended")
     return left
-
-
-class Growth(NamedTuple):
-    """Memory of one process, in bytes, at two moments."""
-
-    before: int
-    after: int
-
-    @property
-    def share(self) -> float:
-        """By how much it grew, relative to what it was."""
-        return self.after / self.before - 1
-
-
-def memory_of(pool: Pool) -> dict[str, int]:
-    """Bytes that each process holds for itself, by its name; nothing of services where the system does not tell.
-
-    Of Redis it is what it has allocated: how much of what was freed the system gets back is the affair of its
-    allocator, which may be any. What it has still to write to its file does not count, nor do logs that are trimmed by
-    length: they begin empty with each worker's life, and expire some time after it.
-    """
-    held = {name: held for name, pid in pool.pids().items() if (held := _private_bytes(pid))}
-    info = pool.redis.info("memory")
-    in_logs = sum(pool.redis.memory_usage(key, samples=0) or 0 for key in _trimmed_logs(pool))
-    held_by_redis = info["used_memory"] - info["mem_aof_buffer"] - in_logs
-    return held | {f"redis without trimmed logs ({pool.redis_server.pid})": held_by_redis}
-
-
-def _trimmed_logs(pool: Pool) -> Iterator[bytes]:
-    keys = PoolKeys(POOL)
-    yield from (keys.usage_log.encode(), keys.dead_letters.encode())
-    for pattern in (keys.results(WorkerId("*")), keys.plans(WorkerId("*"))):
-        yield from pool.redis.scan_iter(pattern, count=1000)
-
-
-def growth(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Growth]:
-    """Of the processes that were there both times."""
-    return {name: Growth(before[name], after[name]) for name in before if name in after}
-
-
-def _private_bytes(pid: int) -> int:
-    """The anonymous part of the resident memory: pages of files come and go with the system's needs."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        return 0
-    sizes = dict(line.split(":", 1) for line in lines)
-    return int(sizes["RssAnon"].split()[0]) * 1024

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from loadtest.chaos.faults import Happened
-from loadtest.chaos.leftovers import Growth
+from loadtest.chaos.memory import Growth
 from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.stalls import Stall
 from loadtest.chaos.verdict import Verdict
