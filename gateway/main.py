@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import math
 import os
@@ -60,6 +61,8 @@ class GatewayServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._bound_unread_data()
+            gc.collect()
+            gc.freeze()  # tokenizer and application live for ever: later collections need not look at them
             settings = self._settings
             names, scheme = ", ".join(settings.model_names), "https" if settings.ssl_certfile else "http"
             _logger.info("serving %s at %s://%s:%d", names, scheme, settings.host, settings.port)

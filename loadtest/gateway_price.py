@@ -29,6 +29,7 @@ _MAX_TOKENS: Final = 7_500
 _PAUSE_S: Final = 0.002
 """Less than between two steps: the fake GPU takes three times as long for one."""
 _WHOLE: Final = 0.9
+_ENOUGH_STEPS: Final = 100
 _EVENT: Final = b"data: "
 _CPU: Final = "process_cpu_seconds_total"
 _TOKENS: Final = "vllm:generation_tokens_total"
@@ -48,7 +49,7 @@ class Price(NamedTuple):
     Attributes:
         cpu_us: Per token, user and system time.
         tokens_per_s: Of all streams.
-        spreads_ms: Of each step.
+        spreads_ms: Of each step whose beginning and end can be told.
     """
 
     cpu_us: float
@@ -57,8 +58,10 @@ class Price(NamedTuple):
 
     def row(self, title: str, num_streams: int) -> str:
         """Of the table."""
-        hundredths = statistics.quantiles(self.spreads_ms, n=100)
-        cells = (f"{self.cpu_us:.1f}", f"{self.tokens_per_s:.0f}", f"{hundredths[49]:.2f}", f"{hundredths[94]:.2f}")
+        cells = [f"{self.cpu_us:.1f}", f"{self.tokens_per_s:.0f}", "", ""]
+        if len(self.spreads_ms) >= _ENOUGH_STEPS:
+            hundredths = statistics.quantiles(self.spreads_ms, n=100)
+            cells[2:] = f"{hundredths[49]:.2f}", f"{hundredths[94]:.2f}"
         return f"| {title} | {num_streams} | {' | '.join(cells)} |"
 
 
@@ -114,15 +117,20 @@ def spreads_ms(arrivals: Sequence[Arrival], num_streams: int) -> list[float]:
     """The time from the first to the last event of each step.
 
     A step ends where a stream has its second event, or with a pause if it is whole: nine of ten streams are enough, as
-    some have nothing to say (half a character).
+    some have nothing to say (half a character). Where one ends without a pause, the next pause is waited for: what
+    comes before may be the rest of the same step. So there are none where tokens come as fast as they can.
     """
     spreads, step = list[float](), dict[int, float]()
-    last_s = 0.0
+    last_s, is_lost = 0.0, False
     for arrival in arrivals:
-        is_whole = len(step) >= _WHOLE * num_streams
-        if arrival.stream in step or (is_whole and arrival.at_s - last_s > _PAUSE_S):
+        is_whole, is_after_pause = len(step) >= _WHOLE * num_streams, arrival.at_s - last_s > _PAUSE_S
+        if is_lost:
+            is_lost = not is_after_pause
+            step = {}
+        elif arrival.stream in step or (is_whole and is_after_pause):
             if is_whole:
                 spreads.append(1e3 * (max(step.values()) - min(step.values())))
+            is_lost = not is_after_pause
             step = {}
         step[arrival.stream] = last_s = arrival.at_s
     return spreads

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -29,7 +29,6 @@ from gateway.text.choice_text import TextDelta
 from gateway.tokenizers.vocabulary import Vocabulary
 from shared.admission import queue_full
 from shared.bus import GatewayBus
-from shared.ids import StepId, WorkerId
 from shared.messages import Cancel, Fault, PoolStatus, Submit
 from shared.sampling import FinishCode
 
@@ -85,7 +84,7 @@ class CompletionStarter(NamedTuple):
         try:
             if record is not None:
                 addressed = msgspec.structs.replace(record, gateway_id=self.bus.gateway_id)
-                completion.journal = await self.keeper.keep(addressed, stream, self._cursors)
+                completion.journal = await self.keeper.keep(addressed, stream, self.router.cursors)
                 completion.is_kept = completion.journal is not None
             await completion.submit()
         except BaseException:
@@ -109,12 +108,9 @@ class CompletionStarter(NamedTuple):
         stream, router = await self.followers.follow(kept, submission.num_choices, request_ids)
         completion = Completion(self._replace(router=router), submission, stream, messages, is_sent=True)
         if not kept.is_over:
-            completion.journal = self.keeper.resume(kept, stream, lambda: router.cursors)
+            completion.journal = self.keeper.resume(kept, stream, router.cursors)
         self.metrics.resumed.inc()
         return completion
-
-    def _cursors(self) -> Mapping[WorkerId, StepId]:
-        return self.router.cursors
 
 
 class Completion:

@@ -65,13 +65,16 @@ class EventNumbers:
     """
 
     def __init__(self, stream_id: str, num_choices: int, seen: Sequence[int] = ()) -> None:
-        self._prefix = f"id: {stream_id}:"
+        self._prefix = f"id: {stream_id}:".encode()
         self._counts = [0] * num_choices
         self._seen = [*seen[:num_choices], *[0] * (num_choices - len(seen))]
 
     def numbered(self, choice: int, event: bytes) -> bytes:
         """The next event of a choice with its id; nothing if the client has it."""
-        self._counts[choice] += 1
-        if self._counts[choice] <= self._seen[choice]:
+        counts = self._counts
+        count = counts[choice] = counts[choice] + 1
+        if count <= self._seen[choice]:
             return b""
-        return f"{self._prefix}{'.'.join(map(str, self._counts))}\n".encode() + event
+        if len(counts) == 1:
+            return b"%b%d\n%b" % (self._prefix, count, event)
+        return b"%b%b\n%b" % (self._prefix, ".".join(map(str, counts)).encode(), event)

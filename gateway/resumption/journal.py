@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.resumption.record import Checkpoint
-from gateway.streaming.gap import TokenItem
+from gateway.streaming.gap import Cursors, TokenItem
 from gateway.streaming.streams import ChoiceDelta, TokenStream
 from gateway.streaming.token_logprobs import TokenLogprobs
 from shared.archive import Archive, Claim
@@ -38,7 +38,7 @@ class StreamJournal:
         *,
         is_keyed: bool,
         stream: TokenStream,
-        cursors: Callable[[], Mapping[WorkerId, StepId]],
+        cursors: Cursors,
         clock: Callable[[], float],
         checkpoints: Sequence[Checkpoint] = (),
     ) -> None:
@@ -72,7 +72,7 @@ class StreamJournal:
             if delta.finish and delta.finish is not FinishCode.ERROR:
                 self._finishes[place] = delta.finish
         if not self._stream.has_gap:
-            self._steps = self._cursors()
+            self._steps = self._cursors.steps
 
     def take_if_due(self) -> bool:
         """Whether it is time to save; if so, what has come is ready to be saved."""

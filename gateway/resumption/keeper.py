@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -10,10 +10,10 @@ import msgspec
 from gateway.resumption.event_id import MAX_CHOICES
 from gateway.resumption.journal import StreamJournal
 from gateway.resumption.record import Checkpoint, StreamRecord, name_of
+from gateway.streaming.gap import Cursors
 from gateway.streaming.streams import TokenStream
 from shared.archive import Archive, Claim
 from shared.errors import BusError, ClaimLostError, NotFoundError, StorageFullError
-from shared.ids import StepId, WorkerId
 
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ TTL_S: Final = 300.0
 
 _LAST_WORDS_S: Final = 0.5
 """At the end, how long records that are being written are waited for."""
-
-Cursors = Callable[[], Mapping[WorkerId, StepId]]
 
 
 class KeptStream(NamedTuple):
@@ -70,7 +68,7 @@ class StreamKeeper:
         """
         if len(stream.choices) > MAX_CHOICES:
             return None
-        addressed = msgspec.structs.replace(record, first_handle=stream.first_handle, cursors=cursors())
+        addressed = msgspec.structs.replace(record, first_handle=stream.first_handle, cursors=cursors.steps)
         try:
             claim = await self._archive.create(name_of(record.stream_id), addressed.encode(), ttl_s=LONGEST_S)
         except StorageFullError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations  # array[int] is a type from Python 3.12 on
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -38,12 +38,16 @@ class Order(Enum):
     AFTER_A_GAP = auto()
 
 
-class WriterCursors:
-    """How far each writer's log has been applied.
+class Cursors(Protocol):
+    """How far each writer's log has been applied, for those who do not move it."""
 
-    Attributes:
-        steps: The last step of each writer that was applied. A change makes another mapping: this one may be kept.
-    """
+    @property
+    def steps(self) -> Mapping[WorkerId, StepId]:
+        """The last step of each writer that was applied. A change makes another mapping: this one may be kept."""
+
+
+class WriterCursors:
+    """How far each writer's log has been applied. Implements `Cursors`."""
 
     def __init__(self, steps: Mapping[WorkerId, StepId] | None = None) -> None:
         self.steps: Mapping[WorkerId, StepId] = dict(steps or {})

@@ -38,11 +38,14 @@ class Routing:
     the round began and is there when it has ended cannot be filled.
 
     Invariant: everything for us at or below a writer's cursor has been given to its choices.
+
+    Attributes:
+        cursors: By writer, up to where its log has been given to its choices. Read by others, moved here alone.
     """
 
     def __init__(self, cursors: Mapping[WorkerId, StepId] | None = None) -> None:
         self._choices: dict[Handle, ChoiceStream] = {}
-        self._cursors = WriterCursors(cursors)
+        self.cursors = WriterCursors(cursors)
         self._changed: dict[Handle, None] = {}
         self._next_handle = 0
         self._unread: dict[WorkerId, None] = {}
@@ -56,17 +59,12 @@ class Routing:
         """Those in use."""
         return list(self._choices)
 
-    @property
-    def cursors(self) -> Mapping[WorkerId, StepId]:
-        """By writer, up to where its log has been given to its choices."""
-        return self._cursors.steps
-
     def adopt(self, choices: Iterable[ChoiceStream], cursors: Mapping[WorkerId, StepId]) -> None:
         """Go on with choices under the handles they have. Logs are read again from where they have been applied."""
         for choice in choices:
             self._choices[choice.handle] = choice
             self._gaps.pop(choice.handle, None)  # it was another choice's
-        self._cursors.rewind(cursors)
+        self.cursors.rewind(cursors)
         self.read_all()
 
     def open(self, num_choices: int, now_s: float) -> list[ChoiceStream]:
@@ -90,7 +88,7 @@ class Routing:
 
     def receive(self, batch: TokenBatch, now_s: float) -> None:
         """Take in what was published."""
-        match self._cursors.order(batch):
+        match self.cursors.order(batch):
             case Order.NEXT:
                 self._apply(batch, now_s)
             case Order.AFTER_A_GAP:
@@ -112,7 +110,7 @@ class Routing:
         if self._unread:
             writer = next(iter(self._unread))
             del self._unread[writer]
-            after = self._asked[writer] = self._cursors.of(writer)
+            after = self._asked[writer] = self.cursors.of(writer)
             return ReadLog(writer, after)
         if self._needs_round:
             self._gaps = {handle: choice.num_tokens for handle, choice in self._choices.items() if choice.has_gap}
@@ -123,19 +121,19 @@ class Routing:
         """Everyone who has a log: begins a round."""
         self._needs_round = False
         self._round = writers
-        self._unread = dict.fromkeys(writer for writer in writers if not self._cursors.of(writer).is_seal)
+        self._unread = dict.fromkeys(writer for writer in writers if not self.cursors.of(writer).is_seal)
         self._end_round_if_read()
 
     def take_log(self, writer: WorkerId, read_to: StepId, batches: Iterable[TokenBatch], now_s: float) -> None:
         """Our batches in a log above its cursor, and how far it has been read."""
-        if self._cursors.of(writer) < self._asked.pop(writer, BEFORE_FIRST_STEP):
+        if self.cursors.of(writer) < self._asked.pop(writer, BEFORE_FIRST_STEP):
             # Choices were adopted meanwhile: what comes before this counts again.
             self._unread[writer] = None
             return
         for batch in batches:
-            if self._cursors.order(batch) is not Order.SEEN:
+            if self.cursors.order(batch) is not Order.SEEN:
                 self._apply(batch, now_s)
-        self._cursors.advance(writer, read_to)
+        self.cursors.advance(writer, read_to)
         self._end_round_if_read()
 
     def give_up(self) -> None:
@@ -152,7 +150,7 @@ class Routing:
 
     def _apply(self, batch: TokenBatch, now_s: float) -> None:
         """Give a batch's items to their choices."""
-        self._cursors.advance(batch.worker_id, batch.step)
+        self.cursors.advance(batch.worker_id, batch.step)
         for span in batch.prompt_logprobs:
             if choice := self._choices.get(span.handle):
                 choice.accept_prompt(span, now_s)
@@ -172,7 +170,7 @@ class Routing:
     def _end_round_if_read(self) -> None:
         if self._round is None or self._unread:
             return
-        self._cursors.retain(self._round)
+        self.cursors.retain(self._round)
         self._round = None
         for handle, choice in self._choices.items():
             if choice.has_gap and self._gaps.get(handle) == choice.num_tokens:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.streaming.gap import QUIET_S, ChoiceStream
+from gateway.streaming.gap import QUIET_S, ChoiceStream, Cursors
 from gateway.streaming.routing import ListWriters, ReadLog, Routing
 from gateway.streaming.token_logprobs import TokenLogprobs
 from shared.bus import GatewayBus
@@ -139,7 +139,7 @@ class TokenRouter:
         self._can_read_logs = True
 
     @property
-    def cursors(self) -> Mapping[WorkerId, StepId]:
+    def cursors(self) -> Cursors:
         """By writer, up to where its log is in the streams, but for those that have a gap."""
         return self._routing.cursors
 

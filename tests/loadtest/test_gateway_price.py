@@ -20,3 +20,9 @@ def test_a_stream_that_had_nothing_to_say_does_not_shift_the_steps_after_it() ->
 def test_a_pause_within_a_step_counts() -> None:
     arrivals = [*step(0.0, range(10)), *step(0.005, range(10, 20)), *step(0.01, range(20))]
     assert spreads_ms(arrivals, 20) == pytest.approx([5.9])
+
+
+def test_a_late_part_of_a_step_does_not_shift_the_steps_after_it() -> None:
+    late = [*step(0.0, range(19)), *step(0.005, range(19, 20))]
+    arrivals = [*late, *step(0.01, range(20)), *step(0.02, range(20)), *step(0.03, range(20)), *step(0.04, range(20))]
+    assert spreads_ms(arrivals, 20)[-2:] == pytest.approx([1.9, 1.9])

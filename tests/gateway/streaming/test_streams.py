@@ -115,7 +115,7 @@ async def test_tokens_of_a_dead_worker_are_found_when_another_goes_on() -> None:
         for position in range(5, 9):
             await second.emit({handle: position}, ends=position == 8)
         assert await read_all(stream) == expected(stream, 9)
-        assert router._routing._cursors.of(WorkerId("w-1")) == StepId(1, SEAL_STEP)
+        assert router.cursors.of(WorkerId("w-1")) == StepId(1, SEAL_STEP)
         router.close(stream)
 
 
@@ -165,7 +165,7 @@ async def test_what_stood_in_the_logs_before_the_start_is_passed_over() -> None:
     writer = Writer(memory, "w-1", gateway.gateway_id)
     await writer.emit({Handle(0): 0})
     async with routing(gateway) as router:
-        await eventually(lambda: router._routing._cursors.of(WorkerId("w-1")) == StepId(1, 1))
+        await eventually(lambda: router.cursors.of(WorkerId("w-1")) == StepId(1, 1))
 
 
 async def test_tokens_of_a_closed_stream_are_dropped() -> None:
