@@ -74,6 +74,8 @@ class Caller(NamedTuple):
         request_key: New for every call.
         idempotency_key: The same for every attempt at the same call; None if that is not wanted.
         last_event_id: The last event that the client has of a stream that it wants to go on with.
+        reads_ids: Whether events are to have ids: it says that it accepts an event stream, or has the id of an event.
+            OpenAI's clients do neither, and some of them take every line of an event for its data.
         deadline_ms: Milliseconds that the client waits, if it says so by a header.
         arrived_ms: Unix time of the call.
     """
@@ -82,6 +84,7 @@ class Caller(NamedTuple):
     request_key: str
     idempotency_key: str | None = None
     last_event_id: str | None = None
+    reads_ids: bool = False
     deadline_ms: int | None = None
     arrived_ms: int = 0
 
@@ -98,11 +101,14 @@ class Caller(NamedTuple):
                 f"'Idempotency-Key' has {len(key)} characters; send 1 to {_MAX_KEY_CHARACTERS} printable ones",
                 param="Idempotency-Key",
             )
+        last_event_id = request.headers.get("last-event-id")
+        accepted = ",".join(request.headers.getlist("accept")).lower()
         return cls(
             api_key,
             request.state.request_key,
             idempotency_key=key,
-            last_event_id=request.headers.get("last-event-id"),
+            last_event_id=last_event_id,
+            reads_ids=last_event_id is not None or EventStreamResponse.media_type in accepted,
             deadline_ms=deadline_of_header(request.headers),
             arrived_ms=time.time_ns() // 1_000_000,
         )
@@ -144,7 +150,7 @@ class Answering:
         """
         if caller.last_event_id is not None:
             event_id = EventId.parse(caller.last_event_id)
-            return await self.resume(event_id.stream_id, event_id.seen, caller.key.name)
+            return await self.resume(event_id.stream_id, event_id.seen, caller)
         name = None
         if caller.idempotency_key is not None:
             name = keyed_name(caller.key.name, endpoint.name, caller.idempotency_key)
@@ -172,30 +178,30 @@ class Answering:
             if name is not None and (earlier := await self._keeper.find(name)):
                 return await self._again(earlier, endpoint, data, caller)
             raise
-        return self._response(endpoint, body, record, completion)
+        return self._response(endpoint, body, record, completion, caller)
 
     async def resume(
-        self, stream_id: str, seen: tuple[int, ...], owner: str, *, headers: Mapping[str, str] | None = None
+        self, stream_id: str, seen: tuple[int, ...], caller: Caller, *, headers: Mapping[str, str] | None = None
     ) -> Response:
         """Go on with a stream after the events that its client has.
 
         Args:
             stream_id: What its client sees as its `id`.
             seen: By choice, events that the client has.
-            owner: Who asks.
+            caller: Who asks.
             headers: Of the response.
 
         Raises:
             NotFoundError: it was never there, is forgotten, or is somebody else's.
             BusUnavailableError: Redis does not answer.
         """
-        kept = await self._keeper.claim(stream_id, owner)
+        kept = await self._keeper.claim(stream_id, caller.key.name)
         record = kept.record
         endpoint = _ENDPOINTS[record.endpoint]
         body = endpoint.body.parse(record.body)
         submission = await endpoint.submission(self._submissions, body, record.stream_id)
         completion = await self._completions.resume(submission, kept)
-        return self._response(endpoint, body, record, completion, seen=seen, headers=headers)
+        return self._response(endpoint, body, record, completion, caller, seen=seen, headers=headers)
 
     def _on_behalf(self, submission: Submission, body: GenerationBody, caller: Caller) -> Submission:
         """The call with its owner and its deadline: the body's and the header's, whichever comes first."""
@@ -211,7 +217,7 @@ class Answering:
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
-        return await self.resume(earlier.stream_id, (), caller.key.name, headers={"idempotent-replayed": "true"})
+        return await self.resume(earlier.stream_id, (), caller, headers={"idempotent-replayed": "true"})
 
     def _response(
         self,
@@ -219,6 +225,7 @@ class Answering:
         body: ChatCompletionBody | CompletionBody,
         record: StreamRecord,
         completion: Completion,
+        caller: Caller,
         *,
         seen: tuple[int, ...] = (),
         headers: Mapping[str, str] | None = None,
@@ -234,7 +241,9 @@ class Answering:
         shape = endpoint.shape(envelope, names, body.detail)
         if not body.stream:
             return WholeResponse(completion, functools.partial(_render, shape, headers or {}))
-        numbers = EventNumbers(record.stream_id, completion.num_choices, seen) if completion.is_kept else None
+        numbers = None
+        if completion.is_kept and (caller.reads_ids or seen):
+            numbers = EventNumbers(record.stream_id, completion.num_choices, seen, tells_ids=caller.reads_ids)
         return EventStreamResponse(completion, EventWriter(shape, completion.num_choices, numbers), headers)
 
 

@@ -82,7 +82,7 @@ async def resume_stream(
     seen = parse_counts(start, "from") if start else ()
     if caller.last_event_id is not None:
         stream_id, seen = EventId.parse(caller.last_event_id)
-    return await gateway.answering.resume(stream_id, seen, caller.key.name)
+    return await gateway.answering.resume(stream_id, seen, caller)
 
 
 async def _answer(gateway: Gateway, endpoint: Endpoint, request: Request) -> Response:

@@ -31,7 +31,7 @@ class EventWriter:
     Args:
         shape: How chunks look.
         num_choices: Of the call.
-        numbers: Gives events their ids; None if the stream cannot be resumed.
+        numbers: Gives events their ids; None if all events are sent, and without one.
     """
 
     def __init__(self, shape: Shape, num_choices: int, numbers: EventNumbers | None = None) -> None:

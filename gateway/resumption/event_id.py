@@ -62,19 +62,23 @@ class EventNumbers:
         stream_id: What the ids begin with.
         num_choices: Of the stream.
         seen: By choice, events that the client has. Choices without a number have none.
+        tells_ids: Whether the client reads ids.
     """
 
-    def __init__(self, stream_id: str, num_choices: int, seen: Sequence[int] = ()) -> None:
+    def __init__(self, stream_id: str, num_choices: int, seen: Sequence[int] = (), *, tells_ids: bool = True) -> None:
+        self._tells_ids = tells_ids
         self._prefix = f"id: {stream_id}:".encode()
         self._counts = [0] * num_choices
         self._seen = [*seen[:num_choices], *[0] * (num_choices - len(seen))]
 
     def numbered(self, choice: int, event: bytes) -> bytes:
-        """The next event of a choice with its id; nothing if the client has it."""
+        """The next event of a choice, with its id if that is told; nothing if the client has it."""
         counts = self._counts
         count = counts[choice] = counts[choice] + 1
         if count <= self._seen[choice]:
             return b""
+        if not self._tells_ids:
+            return event
         if len(counts) == 1:
             return b"%b%d\n%b" % (self._prefix, count, event)
         return b"%b%b\n%b" % (self._prefix, ".".join(map(str, counts)).encode(), event)

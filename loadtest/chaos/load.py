@@ -122,7 +122,11 @@ class Load:
             return await client.request(
                 "POST",
                 answer.request.path,
-                headers={"Content-Type": "application/json", **_resumption(answer)},
+                headers={
+                    "Content-Type": "application/json",
+                    "Accept": "text/event-stream",  # events have ids only for those who say so
+                    **_resumption(answer),
+                },
                 body=msgspec.json.encode(answer.request.body),
                 on_body=lambda data: answer.push(data, time.perf_counter()),
             )

@@ -37,7 +37,7 @@ async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_eve
         serving = asyncio.create_task(serve(settings, memory.gateway(), byte_tokenizer, archives, sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
         async with httpx.AsyncClient() as http:
-            posting = asyncio.create_task(http.post(url, json=BODY))
+            posting = asyncio.create_task(http.post(url, json=BODY, headers={"accept": "text/event-stream"}))
             await eventually(lambda: len(pool.submits) == 1)
             os.kill(os.getpid(), signal.SIGTERM)
             response = await posting
@@ -51,7 +51,9 @@ async def test_at_a_signal_streams_that_do_not_end_in_time_end_with_an_error_eve
     is_open.set()
     async with running_gateway(byte_tokenizer, says(""), memory, archives) as other:
         rest = await other.http.post("/v1/chat/completions", headers={"last-event-id": last_id})
-        whole = await other.http.get(f"/v1/streams/{last_id.partition(':')[0]}")
+        whole = await other.http.get(
+            f"/v1/streams/{last_id.partition(':')[0]}", headers={"accept": "text/event-stream"}
+        )
     assert beginning + rest.text == whole.text
     assert "".join(re.findall(r'"content":"([^"]+)"', whole.text)) == text
     pooling.cancel()

@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "stop": {"stop": ["house"], "stream_options": {"include_usage": True}},
 }
 NUM_SEEN = 5
+READS_IDS = {"accept": "text/event-stream"}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_another_gateway_goes_on_with_the_streams_of_a_killed_one(services: Serv
     services.start_gateway()
     services.wait_for_workers(1)
     with (
-        httpx.Client(base_url=first_url, timeout=60) as first,
-        httpx.Client(base_url=services.base_url, timeout=60) as second,
+        httpx.Client(base_url=first_url, timeout=60, headers=READS_IDS) as first,
+        httpx.Client(base_url=services.base_url, timeout=60, headers=READS_IDS) as second,
     ):
         path = "/v1/chat/completions"
         undisturbed = {kind: second.post(path, json=BASE | fields).text for kind, fields in KINDS.items()}
@@ -106,7 +107,7 @@ def test_another_gateway_goes_on_with_the_streams_of_a_killed_one(services: Serv
 @pytest.mark.model
 def test_openais_client_reads_events_with_ids(services: Services) -> None:
     with openai.OpenAI(base_url=f"{services.base_url}/v1", api_key="x", _strict_response_validation=True) as api:
-        chunks = list(api.chat.completions.create(**BASE))
+        chunks = list(api.chat.completions.create(**BASE, extra_headers=READS_IDS))
         whole = api.chat.completions.create(**(BASE | {"stream": False}), extra_headers={"Idempotency-Key": "a"})
         again = api.chat.completions.create(**(BASE | {"stream": False}), extra_headers={"Idempotency-Key": "a"})
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)

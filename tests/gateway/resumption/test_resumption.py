@@ -16,6 +16,7 @@ from shared.messages import Submit
 from tests.gateway.conftest import EOS, Running, eventually, running_gateway, says
 
 TEXT = "It was a dark and stormy night, the Captain said to his mate: «Tell us a tale!» 🌊"
+READS_IDS = {"accept": "text/event-stream"}
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
@@ -41,7 +42,9 @@ def id_of(event: str) -> str:
 async def begin(gateway: Running, num_events: int, headers: dict[str, str] | None = None, **fields: object) -> str:
     """Read so many events of a new stream, and hang up."""
     data = ""
-    async with gateway.http.stream("POST", "/v1/chat/completions", json=CHAT | fields, headers=headers or {}) as made:
+    async with gateway.http.stream(
+        "POST", "/v1/chat/completions", json=CHAT | fields, headers=READS_IDS | (headers or {})
+    ) as made:
         async for part in made.aiter_text():
             data += part
             if data.count("\n\n") >= num_events:
@@ -90,16 +93,18 @@ def by_choice(data: str) -> dict[object, list[object]]:
     return found
 
 
-async def test_an_answer_of_one_choice_is_the_same_bytes(byte_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("headers", [READS_IDS, {"accept": "*/*"}])
+async def test_an_answer_of_one_choice_is_the_same_bytes(byte_tokenizer: Tokenizer, headers: dict[str, str]) -> None:
     gate = Gate(TEXT, 30)
     async with running_gateway(byte_tokenizer, gate) as gateway:
         gateway.pool.step_s = 0.002
-        first = await begin(gateway, 25, {"idempotency-key": "a"})
+        first = await begin(gateway, 25, {"idempotency-key": "a"} | headers)
         gate.stop = None
-        stream_id, _, number = id_of(events_of(first)[-1]).rpartition(":")
-        assert number == "25"
-        rest = await gateway.http.get(f"/v1/streams/{stream_id}?from=25")
-        whole = await gateway.http.get(f"/v1/streams/{stream_id}")
+        stream_id = json.loads(events_of(first)[-1].rpartition("data: ")[2])["id"]
+        line = events_of(first)[-1].partition("\n")[0]
+        assert line == f"id: {stream_id}:25" if headers == READS_IDS else line.startswith("data: ")
+        rest = await gateway.http.get(f"/v1/streams/{stream_id}?from=25", headers=headers)
+        whole = await gateway.http.get(f"/v1/streams/{stream_id}", headers=headers)
         assert first + rest.text == whole.text
         text = "".join(
             json.loads(event.rpartition("data: ")[2])["choices"][0]["delta"].get("content", "")
@@ -168,7 +173,7 @@ async def test_streams_and_keys_belong_to_the_owner_of_an_api_key(byte_tokenizer
     keys = tmp_path / "keys.toml"
     keys.write_text("".join(f'[[key]]\nname = "{name}"\nsha256 = "{digest(name)}"\n' for name in ("one", "two")))
     async with running_gateway(byte_tokenizer, says(TEXT), api_key_file=str(keys)) as gateway:
-        one, two = {"authorization": "Bearer one"}, {"authorization": "Bearer two"}
+        one, two = (READS_IDS | {"authorization": f"Bearer {name}"} for name in ("one", "two"))
         whole = await gateway.http.post("/v1/chat/completions", json=CHAT, headers=one | {"idempotency-key": "a"})
         stream_id = id_of(events_of(whole.text)[0]).partition(":")[0]
         assert (await gateway.http.get(f"/v1/streams/{stream_id}", headers=one)).text == whole.text

@@ -31,6 +31,7 @@ GREETING = 'Grüß "Gott"\n🎉'
 
 CASES: dict[str, tuple[str, str, dict]] = {
     "chat": (CHAT_TEMPLATE, GREETING, CHAT),
+    "chat-ids": (CHAT_TEMPLATE, GREETING, CHAT | {"n": 2}),
     "chat-usage": (CHAT_TEMPLATE, GREETING, CHAT | {"n": 2, "stream_options": {"include_usage": True}}),
     "chat-tokens": (CHAT_TEMPLATE, GREETING, CHAT | TOKENS | {"logprobs": True, "top_logprobs": 2}),
     "chat-stop": (CHAT_TEMPLATE, "one, two, three", CHAT | {"stop": [", t", "three"]}),
@@ -71,7 +72,8 @@ async def test_the_bytes_of_a_stream_are_the_golden_ones(name: str) -> None:
     async with roomy_gateway(tokenizer, answer) as gateway:
         answer.router = gateway.app.token_router
         path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
-        response = await gateway.http.post(path, json=body)
+        headers = {"accept": "text/event-stream"} if name.endswith("-ids") else {}
+        response = await gateway.http.post(path, json=body, headers=headers)
     assert response.status_code == 200
     assert response.headers["transfer-encoding"] == "chunked"
     received = re.sub(
