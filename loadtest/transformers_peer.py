@@ -2,6 +2,7 @@
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from gpu_worker.weights import open_weights
 from shared.checkpoint import Checkpoint
@@ -31,28 +32,29 @@ def _load_gguf(checkpoint: Checkpoint) -> LlamaForCausalLM:
             f"{checkpoint.path} stretches its positions, which is not handed on to transformers; "
             "name the model's Hugging Face directory instead"
         )
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
-            rms_norm_eps=config.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=config.tie_word_embeddings,
-            attention_bias=config.attention_bias,
-            mlp_bias=config.mlp_bias,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_ids[0],
-        )
+    llama = LlamaConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        rms_norm_eps=config.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        tie_word_embeddings=config.tie_word_embeddings,
+        attention_bias=config.attention_bias,
+        mlp_bias=config.mlp_bias,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_ids[0],
     )
+    with no_init_weights():  # or all of them are drawn at random first
+        model = LlamaForCausalLM(llama)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     tensors = {name: weights.get(name) for name in model.state_dict() if name not in tied}
-    model.load_state_dict(tensors, strict=not tied)
+    model.load_state_dict(tensors, strict=not tied, assign=True)
+    model.tie_weights()
     return model
 
 
