@@ -59,7 +59,7 @@ bench-services: $(ENVIRONMENT) ## what the services add to the time between two 
 bench-scheduler: $(ENVIRONMENT) ## CPU per plan of the scheduler at 256 running sequences
 	@$(BIN)/python -m loadtest.scheduler_cpu
 
-bench-gateway: $(ENVIRONMENT) ## CPU per streamed token of the gateway, and the spread of a step's tokens, at 64 and 100 streams
+bench-gateway: $(ENVIRONMENT) ## CPU per streamed token and spread of a step's tokens, beside FastAPI's and the writes alone
 	@$(BIN)/python -m loadtest.gateway_price
 
 bench-perplexity: $(ENVIRONMENT) ## what rounding costs in quality: every mode's perplexity on a text

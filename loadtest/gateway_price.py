@@ -1,11 +1,11 @@
 """`make bench-gateway`: what a streamed token costs the gateway, and how far apart the tokens of one step arrive.
 
 The whole stack with a worker that computes nothing and takes as long as a GPU would (`--runner timed`), and chats that
-stream side by side; then as many streams of the usual way to write a gateway (`loadtest/fastapi_stream.py`). A machine
-that sleeps between the steps charges more for a token than a busy one, and both of them alike: so both are measured
-once more with tokens that come as fast as they can ("busy"). CPU time and tokens are those that the gateway itself
-counts (`/metrics`). A step's spread is the time from its first event to its last as the client sees them, so the
-client's own reading is part of it.
+stream side by side; then as many streams of the usual way to write a gateway (`loadtest/fastapi_stream.py`), and of
+nothing but the writes (`loadtest/bare_stream.py`), which nobody can do without. A machine that sleeps between the steps
+charges more for a token than a busy one, and all of them alike: so they are measured once more with tokens that come as
+fast as they can ("busy"). CPU time and tokens are those that the servers themselves count (`/metrics`). A step's spread
+is the time from its first event to its last as the client sees them, so the client's own reading is part of it.
 """
 
 import argparse
@@ -76,11 +76,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     flags = (arguments.model, "--max-num-seqs", str(max(arguments.streams)), "--runner")
     usual = (sys.executable, "-m", "loadtest.fastapi_stream", "--step-ms")
+    bare = (sys.executable, "-m", "loadtest.bare_stream", "--step-ms")
     servers = {
         "pagestream": pagestream_command(*flags, "timed"),
         "fastapi": ServerCommand(name="fastapi", command=(*usual, "7")),
+        "writes alone": ServerCommand(name="bare", command=(*bare, "7")),
         "pagestream, busy": pagestream_command(*flags, "fake"),
         "fastapi, busy": ServerCommand(name="fastapi", command=(*usual, "0")),
+        "writes alone, busy": ServerCommand(name="bare", command=(*bare, "0")),
     }
     for title, server in servers.items():
         with running(server) as url:

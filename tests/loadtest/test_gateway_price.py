@@ -1,6 +1,10 @@
-import pytest
+import sys
 
-from loadtest.gateway_price import Arrival, spreads_ms
+import pytest
+import uvloop
+
+from loadtest.gateway_price import Arrival, measure, spreads_ms
+from loadtest.server import ServerCommand, running
 
 
 def step(at_s: float, streams: range, apart_s: float = 1e-4) -> list[Arrival]:
@@ -26,3 +30,11 @@ def test_a_late_part_of_a_step_does_not_shift_the_steps_after_it() -> None:
     late = [*step(0.0, range(19)), *step(0.005, range(19, 20))]
     arrivals = [*late, *step(0.01, range(20)), *step(0.02, range(20)), *step(0.03, range(20)), *step(0.04, range(20))]
     assert spreads_ms(arrivals, 20)[-2:] == pytest.approx([1.9, 1.9])
+
+
+def test_the_writes_alone_are_measured_as_a_gateway_is() -> None:
+    bare = ServerCommand(name="bare", command=(sys.executable, "-m", "loadtest.bare_stream", "--step-ms", "10"))
+    with running(bare) as url:
+        price = uvloop.run(measure(url, "any", 5, seconds=1.0))
+    assert 0 < price.cpu_us < 10_000
+    assert 100 < price.tokens_per_s <= 550
