@@ -40,8 +40,7 @@ def first_failure(seeds: Iterable[int], simulate: Callable[[int], Simulation] = 
 def search(seeds: range, *, num_processes: int) -> Iterator[Gone]:
     """Go through seeds until one fails, on several cores. Tells again and again how far it is."""
     shares = [seeds[start : start + _SHARE] for start in range(0, len(seeds), _SHARE)]
-    # Ctrl-C is for this process: it ends the others.
-    with multiprocessing.Pool(num_processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with multiprocessing.Pool(num_processes, _leave_signals) as pool:
         for share, failure in zip(shares, pool.imap(first_failure, shares), strict=True):
             yield Gone(share.stop, failure)
             if failure:
@@ -60,6 +59,12 @@ def tell(seed: int) -> Iterator[str]:
     yield f"seed {seed}: {simulation.scenario.capabilities}"
     yield from simulation.story
     yield f"{simulation.kernel.now_s:9.4f} {ending}"
+
+
+def _leave_signals() -> None:
+    """Ctrl-C is for the process that began this: it ends the others, by SIGTERM, whatever handler they got from it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The whole stack, broken in thousands of ways; and that it would show if one of its safeguards were not there."""
 
 import os
+import signal
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from loadtest.simulation.kernel import Call, Steps
 from loadtest.simulation.model import Replayed, ReplayingRunner
 from loadtest.simulation.redis import SimulatedRedis
-from loadtest.simulation.run import first_failure, tell
+from loadtest.simulation.run import first_failure, search, tell
 from loadtest.simulation.scheduler import SchedulerProcess
 from loadtest.simulation.simulation import Simulation
 from pagestream.cli import app
@@ -147,3 +148,14 @@ def test_the_command_tells_what_it_found() -> None:
     assert (result.return_value, result.stdout) == (0, "2 seeds: nothing was lost, repeated or left\n")
     result = CliRunner().invoke(app, ["simulate", "--seed", "5", "--trace"], standalone_mode=False)
     assert "leads with epoch 1" in result.stdout
+
+
+def test_a_search_ends_whatever_its_process_does_at_sigterm() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        for _ in range(3):
+            searching = search(range(10_000), num_processes=3)
+            assert next(searching).failure is None
+            searching.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
