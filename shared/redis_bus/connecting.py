@@ -79,6 +79,7 @@ def maker_of(makers: Makers, url: str, name: str, *, timeout_s: float | None) ->
     options: dict[str, object] = {
         "protocol": 2,
         "client_name": name,
+        "driver_info": None,  # CLIENT SETINFO: unknown before Redis 7.2, and no right of the services' user
         "socket_timeout": timeout_s,
         "socket_connect_timeout": COMMAND_TIMEOUT_S,
         "decode_responses": False,
