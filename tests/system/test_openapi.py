@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.system.processes import Services
 
-NUM_EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "3"))
+NUM_EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "2"))
 """Per operation and per kind: valid bodies, and broken ones."""
 
 SHORT = ("--runner", "fake", "--max-model-len", "64")
