@@ -165,6 +165,7 @@ class ModelRunner:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
+            num_efficient_tokens=ops.num_efficient_tokens,
             device=device,
             kernels=ops.name,
             dtype=precision.dtype_name,

@@ -31,7 +31,7 @@ from kernels.native_library import (
     address,
     open_library,
 )
-from kernels.ops import Ops
+from kernels.ops import CPU_EFFICIENT_TOKENS, Ops
 
 _MAX_VOCABULARY: Final = 1 << 20
 KEY_TILE: Final = 16
@@ -71,6 +71,7 @@ def load(path: Path) -> Ops:
         argmax=ops.argmax,
         sample=ops.sample,
         cache_shapes=cache_shapes,
+        num_efficient_tokens=CPU_EFFICIENT_TOKENS,
         capture=ops.capture,
     )
 

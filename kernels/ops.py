@@ -11,6 +11,10 @@ from kernels import cpu, cpu_attention, cpu_sampling, reference, reference_linea
 from kernels.arguments import Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 
 
+CPU_EFFICIENT_TOKENS: Final = 64
+"""A linear layer takes as long for each of 32 rows as of 128 (docs/performance.md); the rest of a step is shared by more."""
+
+
 def keeps_nothing(_: Matrix) -> bool:
     """Of ops that multiply no quantized checkpoint's own numbers."""
     return False
@@ -33,6 +37,8 @@ class Ops:
         capture: None where there is no such thing. Runs a function made of these ops alone, and returns one that
             computes the same anew from what then stands in the tensors that the first one read, into the tensor that
             it returned. The numbers there are valid until anything else that was captured runs.
+        num_efficient_tokens: A step with so many tokens takes as long for each as a larger one; None where a larger one
+            is always faster.
         captures_padded: What is captured may hold rows of padding: tokens of slot -1, sequences that compute no token.
     """
 
@@ -57,6 +63,7 @@ class Ops:
     int8_has_blocks: bool = False
     caches_fp8: bool = False
     has_sinks: bool = False
+    num_efficient_tokens: int | None = None
     captures_padded: bool = False
     capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
 
@@ -98,6 +105,7 @@ CPU: Final = Ops(
     argmax=reference.argmax,
     sample=cpu_sampling.sample,
     cache_shapes=reference.cache_shapes,
+    num_efficient_tokens=CPU_EFFICIENT_TOKENS,
 )
 
 

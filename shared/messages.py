@@ -16,7 +16,7 @@ Who writes what to whom:
     status       PoolStatus                      scheduler -> gateways
 """
 
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -120,6 +120,8 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
         max_num_seqs: Rows of the batch state.
         max_num_batched_tokens: Tokens of one step at most.
         max_plans_in_flight: Plans the scheduler may send ahead of results.
+        num_efficient_tokens: A step with so many tokens of prompts takes as long for each as a larger one, so that
+            another prompt is better begun in the next; None where a larger one is always faster.
         kernels: Name of the ops it computes with; this and what follows is empty where nothing is computed.
         dtype: Of the matrices, or "stored" where they stay as the checkpoint has them.
         kv_cache_dtype: Of keys and values.
@@ -134,6 +136,7 @@ class WorkerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int
     enable_prefix_caching: bool = True
     max_plans_in_flight: int = 2
+    num_efficient_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     device: str = "cpu"
     kernels: str = ""
     dtype: str = ""

@@ -82,6 +82,7 @@ def choose(rng: Random) -> Scenario:
         max_num_seqs=rng.randint(2, 5),
         max_num_batched_tokens=rng.randint(4, 24),
         enable_prefix_caching=rng.random() < 0.8,  # noqa: PLR2004
+        num_efficient_tokens=rng.choice((None, rng.randint(1, 12))),
         max_plans_in_flight=rng.choice([1, 2, 2, 2, 3]),
     )
     prefix = [rng.randint(3, 60) for _ in range(9)]

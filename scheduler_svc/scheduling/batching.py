@@ -1,7 +1,8 @@
 """Fills one step: who computes how many tokens, within one token budget.
 
 Sequences that want one token come first, so that nobody's stream waits for another's prompt; then prompts, in chunks
-of what is left (Sarathi-Serve, Agrawal et al. 2024); then newcomers. When blocks run out the youngest sequence that is
+of what is left (Sarathi-Serve, Agrawal et al. 2024); then newcomers, until the step is as large as is efficient: a
+prompt that would only make it longer is begun in the next one, and the others have their first tokens earlier. When blocks run out the youngest sequence that is
 not yet in the step is preempted: it is released, and later admitted afresh with its output so far. So is one that holds
 the place of a sequence of a higher priority.
 """
@@ -39,6 +40,7 @@ class Batch:
         self.is_short_of_blocks = False
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
+        self._num_chunk_tokens = 0
         self._released = worker.take_released()
         self._rows: dict[int, Row] = {}
         self._num_tokens: list[int] = []
@@ -51,6 +53,12 @@ class Batch:
     def is_empty(self) -> bool:
         """Whether a plan of this batch would tell the worker nothing."""
         return not self._rows and not self._released
+
+    @property
+    def is_efficient(self) -> bool:
+        """Whether another prompt would make the step only longer, see `WorkerCapabilities.num_efficient_tokens`."""
+        num_efficient_tokens = self.worker.capabilities.num_efficient_tokens
+        return num_efficient_tokens is not None and self._num_chunk_tokens >= num_efficient_tokens
 
     def has_row(self, sequence: Sequence) -> bool:
         """Whether a running sequence computes something in this step."""
@@ -69,6 +77,8 @@ class Batch:
         self._rows[slot] = Row(sequence, sequence.schedule(num_tokens), start, start + num_tokens)
         self._num_tokens.append(num_tokens)
         self.budget -= num_tokens
+        if num_tokens > 1:
+            self._num_chunk_tokens += num_tokens
 
     def admit(self, sequence: Sequence, num_tokens: int) -> None:
         """Let a sequence that was just placed compute its first tokens in this step."""
@@ -195,14 +205,14 @@ def _make_room(batch: Batch, sequence: Sequence, num_tokens: int) -> int:
 def admit_waiting(
     batch: Batch, waiting: Iterable[Sequence], choose: Callable[[Sequence], WorkerId | None]
 ) -> list[Sequence]:
-    """Admit newcomers in order, as long as tokens and blocks last and nobody had to give way; returns them."""
+    """Admit newcomers in order, as long as it is efficient, blocks last and nobody had to give way; returns them."""
     admitted: list[Sequence] = []
     if batch.preempted or batch.is_short_of_blocks:
         return admitted
     num_looked_past = 0
     for sequence in waiting:
-        is_full = not batch.budget or not batch.worker.has_free_slot or num_looked_past == MAX_LOOKED_PAST
-        if is_full or sequence.num_plans_in_flight:
+        is_full = not batch.budget or batch.is_efficient or not batch.worker.has_free_slot
+        if is_full or num_looked_past == MAX_LOOKED_PAST or sequence.num_plans_in_flight:
             break
         chosen = choose(sequence)
         if chosen is None:

@@ -60,6 +60,30 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes():
     pool.check_all_done()
 
 
+def test_a_prompt_that_would_only_make_the_step_longer_is_begun_in_the_next():
+    pool = SimulatedPool(num_efficient_tokens=6)
+    worker = pool.add_worker()
+    prompts = [[1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11, 12, 13], [14, 15]]
+    requests = [pool.submit(prompt, max_tokens=8) for prompt in prompts]
+    num_outputs = []
+    for _ in range(3):
+        pool.plan(worker), pool.execute(worker), pool.deliver(worker)
+        num_outputs.append([len(pool.output(request)) for request in requests])
+    assert num_outputs == [[1, 1, 0, 0], [2, 2, 1, 0], [3, 3, 2, 1]]
+    pool.run()
+    pool.check_all_done()
+
+
+def test_prompts_that_come_together_compute_their_prefix_once_if_begun_one_after_another():
+    pool = SimulatedPool(num_efficient_tokens=4, max_num_batched_tokens=64, num_blocks=64)
+    pool.add_worker()
+    requests = [pool.submit([*range(100, 132), last], max_tokens=1) for last in range(3)]
+    pool.run()
+    assert [pool.cached[request, 0] for request in requests] == [0, 32, 32]
+    assert pool.num_computed == 33 + 1 + 1
+    pool.check_all_done()
+
+
 def test_a_shared_prefix_is_computed_once():
     pool = SimulatedPool(max_model_len=64, num_blocks=64)
     pool.add_worker()

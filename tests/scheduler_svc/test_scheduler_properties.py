@@ -19,8 +19,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 6),
         caching=st.booleans(),
         depth=st.integers(1, 3),
+        efficient=st.none() | st.integers(1, 16),
     )
-    def start(self, num_blocks, budget, max_num_seqs, caching, depth):
+    def start(self, num_blocks, budget, max_num_seqs, caching, depth, efficient):
         self.pool = SimulatedPool(
             num_blocks=num_blocks,
             max_model_len=num_blocks * 4,
@@ -28,6 +29,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             enable_prefix_caching=caching,
             max_plans_in_flight=depth,
+            num_efficient_tokens=efficient,
         )
         self.pool.add_worker()
 

@@ -50,7 +50,7 @@ SAMPLING = SamplingParams(
 )  # fmt: skip
 CAPABILITIES = WorkerCapabilities(
     model="demo", block_size=16, num_blocks=512, max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=512,
-    kernels="native avx512", dtype="stored", kv_cache_dtype="float32", quantization="none",
+    num_efficient_tokens=128, kernels="native avx512", dtype="stored", kv_cache_dtype="float32", quantization="none",
 )  # fmt: skip
 BATCH = TokenBatch(
     gateway_id=GatewayId("gw-1"),
