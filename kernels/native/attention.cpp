@@ -28,10 +28,11 @@ constexpr long kUnbounded = 1L << 62;
 // Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
 constexpr int kStripRows = std::min(kMaxRows, 6);
 
-// Panels that a strip's sums take at once: as many as the registers hold beside the weights and one broadcast number.
+// Panels that a strip's sums take at once: as many as the registers hold beside one panel's weights and one broadcast
+// number.
 constexpr int width_of(int rows) {
     int panels = 1;
-    while (panels < kPanels && (2 * panels * (rows + 1) + 1) * kRegistersPerVec <= kVectorRegisters) panels *= 2;
+    while (panels < kPanels && (2 * panels * rows + 1) * kRegistersPerVec + 1 <= kVectorRegisters) panels *= 2;
     return panels;
 }
 
