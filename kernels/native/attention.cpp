@@ -6,55 +6,20 @@
 // rows are cut into strips of as many as the registers hold sums for; a strip reads no panel of keys that none of its
 // rows sees. Windows and soft caps are a template of their own, so that attention without them pays nothing.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
-#include "cache.h"
-#include "library.h"
+#include "attention_tile.h"
 #include "threads.h"
-#include "tile.h"
 
 namespace pagestream {
 namespace {
 
-constexpr int kTile = 64;
-constexpr int kPanels = kTile / kLanes;
 constexpr long kItemRows = 48;
 constexpr long kPiecesPerThread = 4;  // few enough to ask early for a piece's next item, many enough to share out
-constexpr float kLog2E = 1.44269504f;
-constexpr float kLowest = -1e30f;  // below every score: where a window ends, a row of a strip may see none of a tile
 constexpr long kUnbounded = 1L << 62;
-
-// Rows of a strip: six times four panels fill the registers of AVX-512, and need fewer loads than eight times two.
-constexpr int kStripRows = std::min(kMaxRows, 6);
-
-// Panels that a strip's sums take at once: as many as the registers hold beside one panel's weights and one broadcast
-// number.
-constexpr int width_of(int rows) {
-    int panels = 1;
-    while (panels < kPanels && (2 * panels * rows + 1) * kRegistersPerVec + 1 <= kVectorRegisters) panels *= 2;
-    return panels;
-}
 
 struct Item {
     long sequence, kv_head, first_row, num_rows;
-};
-
-// Some rows of an item and what is kept of them from tile to tile. The queries lie in chunks, so that the distance of
-// two rows is a constant: [head_dim / 64][rows][64]; the sums in panels: [head_dim / 16][rows][16].
-// Weights are those of one tile, scores before: [rows][64].
-struct Strip {
-    float *query, *sums, *weights;
-    long context[kStripRows];  // tokens that each row sees
-    alignas(64) float maxima[kLanes], totals[kLanes], factors[kLanes];
-};
-
-// One tile of an item's context: where its panels of sixteen tokens lie, for int8 also their scales.
-template <class T>
-struct Tile {
-    long first, count;
-    const T *keys[kPanels], *values[kPanels];
-    alignas(64) float key_scales[kTile], value_scales[kTile];
 };
 
 // What a thread needs for an item.
@@ -83,8 +48,8 @@ class PagedAttention {
     PagedAttention(const Batch& batch, const float* query, long num_heads, const CacheShape& shape, const void* keys,
                    const void* values, float scale, long window, float soft_cap, float* y)
         : batch_(batch), shape_(shape), query_(query), keys_((const T*)keys), values_((const T*)values), y_(y),
-          num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), window_(window ? window : kUnbounded),
-          scale_(scale * kLog2E), soft_cap_(soft_cap * kLog2E) {}
+          num_heads_(num_heads), group_(num_heads / shape.num_kv_heads), scale_(scale * kLog2E),
+          limits_{window ? window : kUnbounded, soft_cap * kLog2E} {}
 
     void run() const {
         const std::vector<Item> items = work();
@@ -119,8 +84,7 @@ class PagedAttention {
         return batch_.context_lens[item.sequence] - num_tokens + (item.first_row + row) / group_ + 1;
     }
 
-    // The first token that a row with such a context sees.
-    long first_seen(long context) const { return kIsPlain ? 0 : std::max<long>(0, context - window_); }
+    long first_seen(long context) const { return limits_.first_seen<kIsPlain>(context); }
 
     long first_tile(const Item& item) const { return first_seen(context_of(item, 0)) / kTile * kTile; }
 
@@ -141,7 +105,7 @@ class PagedAttention {
                     find(item[1], first_tile(item[1]), next);
                 else
                     next = tiles[current];
-                if constexpr (kHasScales<T>) read_scales(*item, tiles[current]);
+                if constexpr (kHasScales<T>) read_scales(tiles[current]);
                 attend_tile(*item, tiles[current], next, space);
             }
             finish(*item, space);
@@ -193,19 +157,19 @@ class PagedAttention {
         const bool is_alone = item.num_rows <= kStripRows;
         for_seeing([&](auto height, Strip& strip, long count) {
             if (is_alone)
-                score<height, true>(tile, next, count, strip);
+                score<height, true>(shape_, tile, next, count, strip);
             else
-                score<height, false>(tile, next, count, strip);
+                score<height, false>(shape_, tile, next, count, strip);
             if (strip.context[0] - tile.first >= kTile && first_seen(strip.context[height - 1]) <= tile.first)
-                weigh<height, true>(tile, strip);
+                weigh<height, true, kIsPlain, kHasScales<T>>(tile, limits_, strip);
             else
-                weigh<height, false>(tile, strip);
+                weigh<height, false, kIsPlain, kHasScales<T>>(tile, limits_, strip);
         });
         for_seeing([&](auto height, Strip& strip, long count) {
             if (is_alone)
-                add_values<height, true>(tile, next, count, strip);
+                add_values<height, true>(shape_, tile, next, count, strip);
             else
-                add_values<height, false>(tile, next, count, strip);
+                add_values<height, false>(shape_, tile, next, count, strip);
         });
     }
 
@@ -235,7 +199,7 @@ class PagedAttention {
     }
 
     // A block's key scales follow its keys, a value's scale the value.
-    void read_scales(const Item& item, Tile<T>& tile) const {
+    void read_scales(Tile<T>& tile) const {
         const long row = row_size<T>(shape_.head_dim);
         for (long panel = 0; panel * kLanes < tile.count; ++panel) {
             const long within = (tile.first + panel * kLanes) % shape_.block_size;
@@ -249,123 +213,14 @@ class PagedAttention {
         }
     }
 
-    // weights[r][t] = query[r] . key[t], without the keys' scales; of panels that a row of the strip sees.
-    template <int R, bool kAhead>
-    void score(const Tile<T>& tile, const Tile<T>& next, long count, const Strip& strip) const {
-        const long dim = shape_.head_dim, block_size = shape_.block_size;
-        for_panels<R>((count + kLanes - 1) / kLanes, [&](auto width, long panel) {
-            Vec sum[R][width];
-            for_sums<R, width>([&](int r, int p) INLINED { sum[r][p] = zero(); });
-            for (long d = 0; d < dim; d += kTile) {
-                const T *keys[width], *ahead[width];
-                for (int p = 0; p < width; ++p) keys[p] = tile.keys[panel + p] + d * block_size;
-                for (int p = 0; p < width; ++p) ahead[p] = next.keys[panel + p] + d * block_size;
-                multiply_add(sum, strip.query + d * R, kTile, keys, block_size, std::min<long>(kTile, dim - d),
-                             kAhead ? ahead : nullptr);
-            }
-            for_sums<R, width>([&](int r, int p) INLINED {
-                store(strip.weights + r * kTile + (panel + p) * kLanes, sum[r][p]);
-            });
-        });
-    }
-
-    // Scores become weights under the running maximum, times the values' scales; what was summed under the maximum
-    // before is to be multiplied by the row's factor.
-    template <int R, bool kSeesAll>
-    void weigh(const Tile<T>& tile, Strip& strip) const {
-        const auto seen = [&](int r, int i) {
-            return (int)std::clamp<long>(strip.context[r] - tile.first - i * kLanes, 0, kLanes);
-        };
-        const auto keep_seen = [&](int r, int i, Vec x, Vec other) {
-            if constexpr (kSeesAll) return x;
-            if constexpr (!kIsPlain) {
-                const long before = first_seen(strip.context[r]) - tile.first - i * kLanes;
-                x = keep_first((int)std::clamp<long>(before, 0, kLanes), other, x);
-            }
-            return keep_first(seen(r, i), x, other);
-        };
-        alignas(64) float largest_of[kLanes] = {}, sum_of[kLanes] = {};
-        for (int r = 0; r < R; ++r) {
-            Vec most = broadcast(kIsPlain ? -INFINITY : kLowest);
-#pragma GCC unroll 4
-            for (int i = 0; i < kPanels; ++i) {
-                float* place = strip.weights + r * kTile + i * kLanes;
-                Vec score = load(place);
-                if constexpr (kHasScales<T>) score = mul(score, load(tile.key_scales + i * kLanes));
-                if constexpr (!kIsPlain) score = cap(score);
-                score = keep_seen(r, i, score, broadcast(-INFINITY));
-                if constexpr (!kSeesAll || !kIsPlain || kHasScales<T>) store(place, score);
-                most = max(score, most);
-            }
-            largest_of[r] = largest(most);
-        }
-        const Vec before = load(strip.maxima), now = max(load(largest_of), before), factor = exp2(sub(before, now));
-        store(strip.maxima, now);
-        store(strip.factors, factor);
-        for (int r = 0; r < R; ++r) {
-            Vec total = zero();
-#pragma GCC unroll 4
-            for (int i = 0; i < kPanels; ++i) {
-                float* place = strip.weights + r * kTile + i * kLanes;
-                Vec weight = exp2(sub(load(place), broadcast(strip.maxima[r])));
-                weight = keep_seen(r, i, weight, zero());
-                total = add(total, weight);
-                if constexpr (kHasScales<T>) weight = mul(weight, load(tile.value_scales + i * kLanes));
-                store(place, weight);
-            }
-            sum_of[r] = sum(total);
-        }
-        store(strip.totals, add(mul(load(strip.totals), factor), load(sum_of)));
-    }
-
-    // soft_cap * tanh(score / soft_cap)
-    INLINE Vec cap(Vec score) const {
-        if (soft_cap_ == 0) return score;
-        const Vec growth = exp2(mul(score, broadcast(2 * kLog2E / soft_cap_))), one = broadcast(1.0f);
-        return mul(broadcast(soft_cap_), sub(one, div(broadcast(2.0f), add(growth, one))));
-    }
-
-    // sums[r] = sums[r] * factors[r] + weights[r][t] * value[t], in order of t.
-    template <int R, bool kAhead>
-    void add_values(const Tile<T>& tile, const Tile<T>& next, long count, Strip& strip) const {
-        const long row = row_size<T>(shape_.head_dim);
-        for_panels<R>(shape_.head_dim / kLanes, [&](auto width, long panel) {
-            Vec sum[R][width];
-            float* sums = strip.sums + panel * R * kLanes;
-            for_sums<R, width>([&](int r, int p) INLINED {
-                sum[r][p] = mul(load(sums + (p * R + r) * kLanes), broadcast(strip.factors[r]));
-            });
-            for (long t = 0; t < count; t += kLanes) {
-                const T *values[width], *ahead[width];
-                for (int p = 0; p < width; ++p) values[p] = tile.values[t / kLanes] + (panel + p) * kLanes;
-                for (int p = 0; p < width; ++p) ahead[p] = next.values[t / kLanes] + (panel + p) * kLanes;
-                multiply_add(sum, strip.weights + t, kTile, values, row, std::min<long>(kLanes, count - t),
-                             kAhead ? ahead : nullptr);
-            }
-            for_sums<R, width>([&](int r, int p) INLINED {
-                store(sums + (p * R + r) * kLanes, sum[r][p]);
-            });
-        });
-    }
-
-    // f(Count<width>, first panel), as wide as the registers allow, then by halves.
-    template <int R, class F>
-    INLINE static void for_panels(long num_panels, F f) {
-        cut_panels<width_of(R)>(0, num_panels, f);
-    }
-    template <int Width, class F>
-    INLINE static void cut_panels(long panel, long num_panels, F f) {
-        for (; panel + Width <= num_panels; panel += Width) f(Count<Width>(), panel);
-        if constexpr (Width > 1) cut_panels<Width / 2>(panel, num_panels, f);
-    }
-
     const Batch& batch_;
     const CacheShape& shape_;
     const float* query_;
     const T *keys_, *values_;
     float* y_;
-    long num_heads_, group_, window_;
-    float scale_, soft_cap_;  // times the logarithm of e to base 2, as all scores are
+    long num_heads_, group_;
+    float scale_;  // times the logarithm of e to base 2, as all scores are
+    Limits limits_;
 };
 
 }  // namespace
