@@ -10,9 +10,8 @@ from torch import Tensor
 from kernels import cpu, cpu_attention, cpu_sampling, reference, reference_linear
 from kernels.arguments import Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 
-
 CPU_EFFICIENT_TOKENS: Final = 64
-"""A linear layer takes as long for each of 32 rows as of 128 (docs/performance.md); the rest of a step is shared by more."""
+"""A linear layer takes as long for each of 32 rows as for each of 128 (docs/performance.md)."""
 
 
 def keeps_nothing(_: Matrix) -> bool:

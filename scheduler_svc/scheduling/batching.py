@@ -2,9 +2,9 @@
 
 Sequences that want one token come first, so that nobody's stream waits for another's prompt; then prompts, in chunks
 of what is left (Sarathi-Serve, Agrawal et al. 2024); then newcomers, until the step is as large as is efficient: a
-prompt that would only make it longer is begun in the next one, and the others have their first tokens earlier. When blocks run out the youngest sequence that is
-not yet in the step is preempted: it is released, and later admitted afresh with its output so far. So is one that holds
-the place of a sequence of a higher priority.
+prompt that would only make it longer is begun in the next one, and those before it have their first tokens earlier.
+When blocks run out the youngest sequence that is not yet in the step is preempted: it is released, and later admitted
+afresh with its output so far. So is one that holds the place of a sequence of a higher priority.
 """
 
 from collections.abc import Callable, Iterable
