@@ -1,6 +1,7 @@
 """What importing our packages brings, and what it does not."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,22 @@ def test_the_command_line_starts_without_torch_transformers_or_a_web_framework()
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert not {"torch", "transformers", "fastapi", "redis", "huggingface_hub"} & set(loaded.stdout.split())
+
+
+def test_the_workers_image_compiles_the_kernels_by_what_it_has_copied_until_then(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "compose/Dockerfile.worker").read_text()
+    before, prebuild, _ = dockerfile.partition("RUN python -m gpu_worker.prebuild")
+    assert prebuild
+    for line in before.splitlines():
+        command, *sources = line.split()[:-1] or [""]
+        if command == "COPY":
+            for source in sources:
+                place = tmp_path / source
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, place)
+
+    program = "import sys, gpu_worker.prebuild as found; print(found.__file__); sys.exit(found.main([]))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(str(tmp_path))
