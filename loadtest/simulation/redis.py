@@ -1,6 +1,7 @@
 """Redis as `shared.redis_bus` uses it: each method is one act of the server. Nothing here takes time or fails."""
 
 from collections.abc import Callable, Iterable, Mapping, Set
+from copy import deepcopy
 from itertools import dropwhile
 
 from shared.bus import LIVENESS_TTL_S, PLAN_RETENTION, RESULT_RETENTION, Delivery, LoggedResult
@@ -60,6 +61,7 @@ class SimulatedRedis:
         self.control = Inbox("ctl")
         self.cases: dict[str, Case] = {}
         self.outputs = KeptOutputs()
+        self._found_outputs = self.outputs
         self.letters: list[DeadLetter] = []
         self.plans: dict[WorkerId, Stream[StepPlan]] = {}
         self.results: dict[WorkerId, Stream[StepResult]] = {}
@@ -135,6 +137,7 @@ class SimulatedRedis:
         if self._get("lead") != name:  # ADOPT does nothing then: whoever leads keeps what it has
             return []
         found = self.requests.adopt(name, own=True) + self.control.adopt(name, own=True)
+        self._found_outputs = deepcopy(self.outputs)
         return [
             delivery._replace(case=self.cases.get(delivery.entry), kept=self.outputs.of(delivery)) for delivery in found
         ]
@@ -272,12 +275,15 @@ class SimulatedRedis:
             raise LeaseLostError(str(error)) from error
 
     def _is_dispensable(self, result: StepResult) -> bool:
-        """Whether the log may have been trimmed by now: all that stands here is kept, or of requests long ended."""
+        """Whether the log may have been trimmed by now: all that stands here was kept, or is of requests long ended.
+
+        Kept when the leader looked for it: what a late command of an earlier leader has kept since was in the log then.
+        """
         for batch in result.batches:
             items = zip(unpack_u32(batch.handles), unpack_u32(batch.indices), batch.counts, batch.finishes, strict=True)
             for handle, index, count, finish in items:
                 address = OutputAddress(batch.gateway_id, Handle(handle))
-                kept = KeptOutput.read(self.outputs.at(address))
+                kept = KeptOutput.read(self._found_outputs.at(address))
                 is_kept = index + count <= len(kept.tokens) and (finish == FinishCode.RUNNING or kept.is_ended)
                 if not (is_kept or self._is_of_the_past(address)):
                     return False
