@@ -11,7 +11,7 @@ from kernels import cpu, cpu_attention, cpu_sampling, reference, reference_linea
 from kernels.arguments import Embedding, Linear, Matrix, PagedAttention, PagedBatch, SamplingTensors
 
 CPU_EFFICIENT_TOKENS: Final = 64
-"""A linear layer takes as long for each of 32 rows as for each of 128 (docs/performance.md)."""
+"""By AVX2 a linear layer takes as long for each of 32 rows as for each of 128 (docs/performance.md)."""
 
 
 def keeps_nothing(_: Matrix) -> bool:
@@ -33,11 +33,11 @@ class Ops:
             dequantized, or be brought into blocks.
         caches_fp8: Keys and values may be kept in fp8 (e4m3).
         has_sinks: Attention takes `sinks`.
+        num_efficient_tokens: A step with so many tokens takes as long for each as a larger one; None where a larger one
+            is always faster.
         capture: None where there is no such thing. Runs a function made of these ops alone, and returns one that
             computes the same anew from what then stands in the tensors that the first one read, into the tensor that
             it returned. The numbers there are valid until anything else that was captured runs.
-        num_efficient_tokens: A step with so many tokens takes as long for each as a larger one; None where a larger one
-            is always faster.
         captures_padded: What is captured may hold rows of padding: tokens of slot -1, sequences that compute no token.
     """
 
@@ -62,8 +62,8 @@ class Ops:
     int8_has_blocks: bool = False
     caches_fp8: bool = False
     has_sinks: bool = False
-    num_efficient_tokens: int | None = None
     captures_padded: bool = False
+    num_efficient_tokens: int | None = None
     capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
 
 

@@ -1,12 +1,14 @@
 """The runner against transformers' greedy generation on the demo model, and its own rules on tiny ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
 from gpu_worker.model_runner import ModelRunner
+from kernels.ops import CPU
 from loadtest.transformers_peer import generate
 from shared.checkpoint import Checkpoint
 from shared.errors import ConfigurationError
@@ -126,7 +128,9 @@ def tiny(save_tiny: Callable[..., tuple[Checkpoint, LlamaForCausalLM]]) -> Check
 
 
 def test_capabilities_are_what_was_asked_for_and_fits(tiny: Checkpoint, load: Callable[..., ModelRunner]) -> None:
-    found = load(tiny, model_name="served", max_num_seqs=7, block_size=8, max_model_len=50).capabilities
+    ops = replace(CPU, num_efficient_tokens=12)
+    found = load(tiny, model_name="served", max_num_seqs=7, block_size=8, max_model_len=50, ops=ops).capabilities
+    assert found.num_efficient_tokens == 12
     assert (found.model, found.max_num_seqs, found.block_size, found.max_model_len) == ("served", 7, 8, 50)
     assert found.num_blocks == (64 << 20) // (2 * 2 * 8 * 2 * 16 * 4)
     assert found.kernels

@@ -52,6 +52,14 @@ def test_the_environment_forces_an_instruction_set(monkeypatch: pytest.MonkeyPat
     assert choose_ops(CPU_DEVICE, block_size=16, head_dim=64).name == "native portable"
 
 
+@pytest.mark.usefixtures("_needs_compiler")
+@pytest.mark.parametrize("kernels", ["torch", "portable"])
+def test_a_step_on_a_cpu_need_not_be_large(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGESTREAM_CPU_KERNELS", kernels)
+    assert choose_ops(CPU_DEVICE, block_size=16, head_dim=64).num_efficient_tokens == 64
+    assert TRITON.num_efficient_tokens is None
+
+
 def test_a_word_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGESTREAM_CPU_KERNELS", "fast")
     with pytest.raises(ConfigurationError, match="PAGESTREAM_CPU_KERNELS is 'fast'; use one of torch, native"):
